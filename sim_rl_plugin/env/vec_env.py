@@ -1,0 +1,100 @@
+"""The contract that a batched simulator keeps and the learner relies on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+
+
+class VecEnv(ABC):
+    """A batch of ``num_envs`` environments that step together and reset themselves.
+
+    The signature is rsl_rl's ``VecEnv``. Two things are added, both optional: ``final_obs`` in
+    ``extras``, and the methods at the end of this class, which let a training be resumed exactly,
+    filmed, and closed.
+
+    ``sim-rl check-env`` and ``sim_rl_plugin.testing.VecEnvContract`` test every sentence below.
+    """
+
+    num_envs: int
+    """Number of environments, constant."""
+
+    num_actions: int
+    """Size of one environment's action vector."""
+
+    max_episode_length: int | torch.Tensor
+    """Episode limit in control steps: one number, or a tensor ``(num_envs,)``."""
+
+    episode_length_buf: torch.Tensor
+    """Control steps since each environment's last reset, integer, ``(num_envs,)``. Can be assigned:
+    the runner spreads the first episodes' ends by setting it to random values, and an environment
+    that counts to ``max_episode_length`` from there times out earlier."""
+
+    device: torch.device | str
+    """Device of every tensor that the environment returns."""
+
+    cfg: dict | object
+    """The simulator's own configuration, written into the run folder."""
+
+    @abstractmethod
+    def get_observations(self) -> TensorDict:
+        """Return the current observations; the simulation does not change.
+
+        Returns:
+            Named observation groups, batch size ``[num_envs]``. A group is ``(num_envs, size)`` or,
+            for an image, ``(num_envs, channels, height, width)``. Floats are float32, images may be
+            uint8. The tensors are the caller's: a later ``step`` does not write into them.
+        """
+
+    @abstractmethod
+    def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
+        """Advance every environment by one control step, and reset those that ended.
+
+        Args:
+            actions: ``(num_envs, num_actions)``, float32, on ``device``. Not modified.
+
+        Returns:
+            A tuple ``(obs, rewards, dones, extras)`` of tensors that later steps do not write into.
+
+            - ``obs``: as from ``get_observations``; for an environment that ended, already the
+              first observation of its next episode.
+            - ``rewards``: float32, ``(num_envs,)``, of the step just taken.
+            - ``dones``: bool or integer, ``(num_envs,)``: terminated or truncated in this step.
+            - ``extras``: a dict with any of
+
+              - ``time_outs``: bool, ``(num_envs,)``: ended by the time limit alone, not by a
+                termination. A subset of ``dones``. The learner adds the value of what would have
+                followed.
+              - ``final_obs``: TensorDict like ``obs``: in the rows of the environments that ended,
+                the observation before the reset. Other rows hold anything finite. May be missing
+                from a step in which none ended.
+              - ``log``: str to number or tensor: statistics of this step, averaged over the
+                iteration. A key stands only in the step it belongs to. A name with ``/`` is logged
+                as it is, any other under ``Episode/``.
+        """
+
+    def close(self) -> None:
+        """Release the simulator. Safe to call twice."""
+
+    def render(self) -> Any:
+        """Return environment 0 as an RGB array ``(height, width, 3)``, uint8, or None without a renderer."""
+        return None
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return everything that the next steps depend on, random states included, or None.
+
+        Values are tensors, numbers, strings, and dicts and lists of them, so that a checkpoint
+        loads without running code.
+        """
+        return None
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state that ``state_dict`` returned, bit for bit.
+
+        Raises:
+            ValueError: The state belongs to another task or number of environments.
+        """
+        raise ValueError(f"{type(self).__name__} cannot restore a simulation state")
