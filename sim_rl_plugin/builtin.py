@@ -1,0 +1,63 @@
+"""What sim-rl brings along, handed over through the same hooks that third parties use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sim_rl_plugin.hooks import Entry, hookimpl
+
+
+@hookimpl
+def sim_rl_algorithms() -> list[Entry]:
+    """Return our algorithms."""
+    return [Entry("PPO", "sim_rl_plugin.algorithms:PPO", "Proximal policy optimization")]
+
+
+@hookimpl
+def sim_rl_models() -> list[Entry]:
+    """Return our models."""
+    return [Entry("MLPModel", "sim_rl_plugin.models:MLPModel", "Multi-layer perceptron on 1D observations")]
+
+
+@hookimpl
+def sim_rl_runners() -> list[Entry]:
+    """Return our runners."""
+    return [Entry("OnPolicyRunner", "sim_rl_plugin.runners:OnPolicyRunner", "Collects, updates, logs, saves")]
+
+
+@hookimpl
+def sim_rl_log_writers() -> list[Entry]:
+    """Return our log writers."""
+    return [
+        Entry("tensorboard", "sim_rl_plugin.logging.tensorboard:TensorboardLogWriter", "TensorBoard event files"),
+        Entry("csv", "sim_rl_plugin.logging.csv:CsvLogWriter", "metrics.csv in the run folder"),
+        Entry(
+            "wandb",
+            "sim_rl_plugin.logging.wandb:WandbLogWriter",
+            "Weights & Biases",
+            requires=("wandb",),
+            extra="sim-rl-plugin[wandb]",
+        ),
+    ]
+
+
+@hookimpl
+def sim_rl_commands() -> list[Entry]:
+    """Return our sub-commands."""
+    return [
+        Entry("train", "sim_rl_plugin.cli.train:train", "Train a policy on a simulator's task"),
+        Entry("eval", "sim_rl_plugin.cli.eval:evaluate_run", "Measure a trained policy over whole episodes"),
+        Entry("play", "sim_rl_plugin.cli.play:play", "Show a trained policy as a video or in a window"),
+        Entry("list", "sim_rl_plugin.cli.list:list_tasks", "List simulators and their tasks"),
+        Entry("plugins", "sim_rl_plugin.cli.plugins:plugins", "List plugins, what they add, and what failed"),
+        Entry("check-env", "sim_rl_plugin.cli.check_env:check_env_command", "Check that an adapter keeps the contract"),
+        Entry("plot", "sim_rl_plugin.cli.plot:plot", "Draw the learning curves of one or many runs"),
+    ]
+
+
+@hookimpl
+def sim_rl_default_config(adapter: str, task: str) -> dict[str, Any] | None:
+    """Return the settings that ``configs/`` holds for a task, or None."""
+    from sim_rl_plugin.config.files import task_settings
+
+    return task_settings(adapter, task)

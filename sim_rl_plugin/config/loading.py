@@ -1,0 +1,212 @@
+"""From layers of settings to one checked config.
+
+Schema defaults lie lowest, then the task's own settings (``sim_rl_default_config``: those in
+``configs/``, unless a plugin brings better ones), then a config file, then the command line.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+from sim_rl_plugin.config.files import merge_layers, read_config
+from sim_rl_plugin.config.overrides import parse_overrides
+from sim_rl_plugin.config.schema import RunConfig, schema_defaults, unknown_setting
+from sim_rl_plugin.config.signature import check_arguments
+from sim_rl_plugin.config.yaml_text import dump
+from sim_rl_plugin.errors import UserError, nearest
+from sim_rl_plugin.plugins import get_manager
+from sim_rl_plugin.registry import load, resolve_class
+
+PROVIDED_TO_ALGORITHM = ("actor", "critic", "student", "teacher", "storage", "device", "multi_gpu_cfg")
+PROVIDED_TO_MODEL = ("obs", "obs_groups", "obs_set", "output_dim")
+PROVIDED_TO_ADAPTER = ("task", "num_envs", "device", "seed", "render")
+
+# rsl_rl's construct_algorithm takes this one out of the algorithm's settings before the constructor
+# sees them.
+_CONSTRUCTION_KEYS = {"share_cnn_encoders": bool}
+
+# Keys that simulators put beside rsl_rl's own, for their train scripts.
+_OTHERS_KEYS = (
+    "clip_observations",
+    "empirical_normalization",
+    "load_checkpoint",
+    "load_run",
+    "log_dir",
+    "multi_gpu",
+    "neptune_project",
+    "policy",
+    "resume",
+    "rnd_cfg",
+    "student",
+    "symmetry_cfg",
+    "teacher",
+    "upload_model",
+    "wandb_entity",
+    "wandb_project",
+    "wandb_tags",
+)
+
+_log = logging.getLogger("sim_rl_plugin")
+
+
+def load_config(
+    simulator: str | None = None,
+    task: str | None = None,
+    config_file: Path | None = None,
+    overrides: Iterable[str] = (),
+    options: dict[str, Any] | None = None,
+) -> RunConfig:
+    """Return the checked settings of a run.
+
+    Args:
+        simulator: The simulator's name; None takes the config file's, or else MuJoCo.
+        task: The task's name; None takes the config file's.
+        config_file: YAML that lies on the task's own settings.
+        overrides: ``KEY=VALUE`` texts that lie on everything else.
+        options: Settings with the rank of ``overrides``, from command-line options; None is not set.
+
+    Raises:
+        UserError: There is no task, a file cannot be read, or a setting is unknown or wrong.
+    """
+    upper = read_config(config_file) if config_file is not None else {}
+    line = {"simulator": simulator, "task": task, **(options or {})}
+    upper = merge_layers(upper, {key: value for key, value in line.items() if value is not None})
+    upper = merge_layers(upper, parse_overrides(overrides))
+    defaults = schema_defaults().to_dict()
+    upper.setdefault("simulator", defaults["simulator"])
+    if upper.get("task") is None:
+        raise UserError("no task is given: say --task NAME (`sim-rl list` shows the tasks)")
+    settings = merge_layers(defaults, _task_layer(upper["simulator"], upper["task"]))
+    return _finish(settings, upper)
+
+
+def with_overrides(
+    settings: dict[str, Any], overrides: Iterable[str] = (), options: dict[str, Any] | None = None
+) -> RunConfig:
+    """Return settings that were resolved before, with overrides on top.
+
+    Args:
+        settings: The settings of a run, as its checkpoint or ``config.yaml`` holds them; keys that
+            a newer version has added get their defaults.
+        overrides: As for ``load_config``.
+        options: As for ``load_config``.
+    """
+    known = {key: plain(value) for key, value in settings.items() if key in RunConfig.model_fields}
+    upper = {key: value for key, value in (options or {}).items() if value is not None}
+    return _finish(merge_layers(schema_defaults().to_dict(), known), merge_layers(upper, parse_overrides(overrides)))
+
+
+def _finish(settings: dict[str, Any], upper: dict[str, Any]) -> RunConfig:
+    _check_paths(settings, upper)
+    config = RunConfig.parse(plain(merge_layers(settings, upper)))
+    check_classes(config.to_dict())
+    return config
+
+
+def _task_layer(simulator: str, task: str) -> dict[str, Any]:
+    answer = get_manager().first("sim_rl_default_config", adapter=simulator, task=task) or {}
+    layer = plain(answer)
+    # A simulator's own training settings carry keys for its own scripts: they are not ours to refuse.
+    _warn_of_near_misses([key for key in layer if key not in RunConfig.model_fields])
+    return {key: value for key, value in layer.items() if key in RunConfig.model_fields}
+
+
+def _check_paths(settings: dict[str, Any], upper: dict[str, Any]) -> None:
+    """Refuse upper keys that do not exist, and sections where there is a plain value."""
+    for key, value in upper.items():
+        if key not in RunConfig.model_fields:
+            raise unknown_setting(key, settings)
+        is_section = isinstance(settings[key], dict)
+        if is_section and not isinstance(value, dict):
+            raise UserError(f"{key}: expected a mapping of settings, found {value!r}")
+        if isinstance(value, dict) and not is_section and key != "logger":
+            raise UserError(
+                f"{key}.{next(iter(value), '')}: {key} is a single value ({settings[key]!r}), not a section"
+            )
+
+
+def check_classes(settings: dict[str, Any]) -> None:
+    """Check that every class exists and that its settings fit its constructor.
+
+    Args:
+        settings: A training dict; not modified.
+
+    Raises:
+        UserError: With the key path of what is wrong.
+    """
+    resolve_class({"class_name": settings.get("class_name") or "OnPolicyRunner"}, "runner")
+    algorithm, kwargs = resolve_class(settings["algorithm"], "algorithm")
+    also = _CONSTRUCTION_KEYS if hasattr(algorithm, "construct_algorithm") else None
+    check_arguments(algorithm, kwargs, "algorithm", provided=PROVIDED_TO_ALGORITHM, also=also)
+    for section in ("actor", "critic"):
+        if settings.get(section) is not None:
+            model, kwargs = resolve_class(settings[section], section)
+            check_arguments(model, kwargs, section, provided=PROVIDED_TO_MODEL)
+
+
+def check_env_options(simulator: str, options: dict[str, Any]) -> Any:
+    """Return a simulator's adapter, once ``options`` fit its signature.
+
+    Raises:
+        UserError: The simulator is unknown or not installed, or an option is unknown or ill-typed.
+    """
+    adapter = load("adapters", simulator)
+    check_arguments(adapter, options, "env", provided=PROVIDED_TO_ADAPTER)
+    return adapter
+
+
+def known_env_options(simulator: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return those options that the simulator's adapter has.
+
+    They are for a policy that was trained on another simulator and whose options may mean nothing here.
+    """
+    parameters = inspect.signature(load("adapters", simulator)).parameters
+    return {key: value for key, value in options.items() if key in parameters}
+
+
+def check_train_cfg(train_cfg: dict[str, Any]) -> dict[str, Any]:
+    """Return a checked deep copy of a training dict in rsl_rl's shape.
+
+    The settings of algorithm, actor and critic are checked strictly. A top-level key that is
+    unknown is left in: train scripts keep their own settings there. If it looks like a key of ours,
+    a warning says so.
+
+    Args:
+        train_cfg: The dict; not modified.
+
+    Raises:
+        UserError: A section is missing, or a setting is unknown or has the wrong type.
+    """
+    if "algorithm" not in train_cfg:
+        raise UserError(f"algorithm is missing: expected a mapping with 'class_name', found {sorted(train_cfg)}")
+    _warn_of_near_misses([key for key in train_cfg if key not in RunConfig.model_fields])
+    check_classes(train_cfg)
+    return copy.deepcopy(train_cfg)
+
+
+def _warn_of_near_misses(keys: Collection[str]) -> None:
+    for key in keys:
+        guess = nearest(key, RunConfig.model_fields) if key not in _OTHERS_KEYS else None
+        if guess is not None:
+            _log.warning("the setting %r is unknown and has no effect: did you mean %r?", key, guess)
+
+
+def plain(value: Any) -> Any:
+    """Return settings in YAML's types: tuples as lists, classes and functions by their qualified names."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if inspect.isclass(value) or inspect.isfunction(value):
+        return f"{value.__module__}:{value.__qualname__}"
+    return value
+
+
+def dump_config(config: RunConfig) -> str:
+    """Return a config as YAML that ``load_config`` reads back identically."""
+    return dump(config.to_dict())

@@ -1,0 +1,150 @@
+"""Every setting of a training run, with its type, its default and what it does."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
+
+from sim_rl_plugin.config.signature import check_value, shorten, unknown_key
+from sim_rl_plugin.errors import UserError
+
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+LoggerSetting = str | dict[str, Any]
+
+
+def _default_actor() -> dict[str, Any]:
+    return {"class_name": "MLPModel", "distribution_cfg": {"class_name": "GaussianDistribution"}}
+
+
+def _default_logger() -> str | dict[str, Any] | list[LoggerSetting]:
+    return ["tensorboard", "csv"]
+
+
+class RunConfig(BaseModel):
+    """The settings of one run: frozen, and without a key that nobody reads.
+
+    ``to_dict`` has the shape of rsl_rl's training dict, with the simulator's part beside it. The
+    keys of ``algorithm``, ``actor`` and ``critic`` are the constructor parameters of their classes.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    simulator: str = Field(default="mujoco", min_length=1)
+    """Name of the simulator's adapter; `sim-rl list` shows them."""
+
+    task: str = Field(min_length=1)
+    """Name of the task within the simulator."""
+
+    num_envs: int = Field(default=256, gt=0)
+    """Number of environments that are stepped together."""
+
+    device: str = Field(default="auto", min_length=1)
+    """Device of learner and environments: `cpu`, `cuda:0`, or `auto`, which is CUDA where there is some."""
+
+    seed: int = Field(default=1, ge=0)
+    """Seed of torch, NumPy, Python and the environments."""
+
+    env: dict[str, Any] = Field(default_factory=dict)
+    """Options of the simulator's adapter, its own keyword parameters."""
+
+    class_name: str = Field(default="OnPolicyRunner", min_length=1)
+    """Class of the runner."""
+
+    max_iterations: int = Field(default=500, gt=0)
+    """Iterations (collect, then update) after which the training is complete."""
+
+    num_steps_per_env: int = Field(default=32, gt=0)
+    """Control steps that each environment takes per iteration."""
+
+    save_interval: int = Field(default=50, gt=0)
+    """Iterations between two checkpoints."""
+
+    obs_groups: dict[str, list[str]] = Field(default_factory=dict)
+    """Observation groups that each observation set (`actor`, `critic`) is made of. For a set that is
+    missing, the group of the same name is taken, or else the group `policy`."""
+
+    clip_actions: Number | None = Field(default=None, gt=0)
+    """Limit to which actions are clipped on both sides before the environment gets them; null for none."""
+
+    experiment_name: str | None = None
+    """Folder of the run within the runs folder; null for the task's name."""
+
+    run_name: str = ""
+    """Added to the run folder's time stamp."""
+
+    logger: LoggerSetting | list[LoggerSetting] = Field(default_factory=_default_logger)
+    """Log writer, or list of them: names, or mappings with `class_name` and the writer's parameters."""
+
+    check_for_nan: bool = True
+    """Whether the training stops, with a message, when the environment returns NaN."""
+
+    torch_compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = (
+        None
+    )
+    """Mode of `torch.compile` for the learner; null runs it eagerly."""
+
+    init_at_random_ep_len: bool = True
+    """Whether the first episodes start at random times, so that not all environments end together."""
+
+    algorithm: dict[str, Any] = Field(default_factory=lambda: {"class_name": "PPO"})
+    """The algorithm's class and parameters."""
+
+    actor: dict[str, Any] = Field(default_factory=_default_actor)
+    """The actor model's class and parameters."""
+
+    critic: dict[str, Any] = Field(default_factory=lambda: {"class_name": "MLPModel"})
+    """The critic model's class and parameters."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as a new dict of plain YAML types, which the caller may change."""
+        return copy.deepcopy(dict(self))
+
+    @classmethod
+    def parse(cls, settings: dict[str, Any]) -> RunConfig:
+        """Return the settings as a ``RunConfig``.
+
+        Args:
+            settings: Plain settings; not modified.
+
+        Raises:
+            UserError: A key is unknown or missing, or a value has the wrong type or is out of range.
+        """
+        for key in settings:
+            if key not in cls.model_fields:
+                raise unknown_setting(key, settings)
+        try:
+            return cls(**copy.deepcopy(settings))
+        except ValidationError as error:
+            raise _explain(error, settings) from error
+
+
+def unknown_setting(key: str, settings: dict[str, Any]) -> UserError:
+    """Return the error for an unknown top-level key, which may be the key of a section."""
+    for section in ("algorithm", "actor", "critic"):
+        inside = settings.get(section)
+        if isinstance(inside, dict) and key in inside:
+            return UserError(f"unknown key {key!r}: did you mean '{section}.{key}'?")
+    return unknown_key("", key, list(RunConfig.model_fields))
+
+
+@functools.cache
+def schema_defaults() -> RunConfig:
+    """Return the lowest layer of every config: the defaults of this module, with an empty task."""
+    return RunConfig(task="-")
+
+
+def _explain(error: ValidationError, settings: dict[str, Any]) -> UserError:
+    first = error.errors(include_url=False)[0]
+    key = str(first["loc"][0])
+    if first["type"] == "missing":
+        return UserError(f"{key} is missing: {RunConfig.model_fields[key].description}")
+    field = RunConfig.model_fields[key]
+    try:
+        check_value(field.annotation, settings[key], key)
+    except UserError as wrong_type:
+        return wrong_type
+    message = first["msg"].replace("Input should", "it should").replace("String should", "it should")
+    return UserError(f"{key}: {message}, found {shorten(settings[key])}")
