@@ -24,6 +24,7 @@ from sim_rl_plugin.registry import load, resolve_class
 
 PROVIDED_TO_ALGORITHM = ("actor", "critic", "student", "teacher", "storage", "device", "multi_gpu_cfg")
 PROVIDED_TO_MODEL = ("obs", "obs_groups", "obs_set", "output_dim")
+PROVIDED_TO_LOG_WRITER = ("log_dir",)
 PROVIDED_TO_ADAPTER = ("task", "num_envs", "device", "seed", "render")
 
 # rsl_rl's construct_algorithm takes this one out of the algorithm's settings before the constructor
@@ -105,6 +106,7 @@ def _finish(settings: dict[str, Any], upper: dict[str, Any]) -> RunConfig:
     _check_paths(settings, upper)
     config = RunConfig.parse(plain(merge_layers(settings, upper)))
     check_classes(config.to_dict())
+    _check_log_writers(config)
     return config
 
 
@@ -147,6 +149,14 @@ def check_classes(settings: dict[str, Any]) -> None:
         if settings.get(section) is not None:
             model, kwargs = resolve_class(settings[section], section)
             check_arguments(model, kwargs, section, provided=PROVIDED_TO_MODEL)
+
+
+def _check_log_writers(config: RunConfig) -> None:
+    loggers = config.logger if isinstance(config.logger, list) else [config.logger]
+    for logger in loggers:
+        cfg = {"class_name": logger} if isinstance(logger, str) else logger
+        writer, kwargs = resolve_class(cfg, "logger")
+        check_arguments(writer, kwargs, "logger", provided=PROVIDED_TO_LOG_WRITER)
 
 
 def check_env_options(simulator: str, options: dict[str, Any]) -> Any:

@@ -78,6 +78,9 @@ class RunConfig(BaseModel):
     logger: LoggerSetting | list[LoggerSetting] = Field(default_factory=_default_logger)
     """Log writer, or list of them: names, or mappings with `class_name` and the writer's parameters."""
 
+    console: bool = True
+    """Whether the progress of the training is shown on the terminal."""
+
     check_for_nan: bool = True
     """Whether the training stops, with a message, when the environment returns NaN."""
 

@@ -1,0 +1,195 @@
+"""``sim-rl train``: from a task's name to a trained policy, with its curve, its video and its score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sim_rl_plugin.cli import options
+from sim_rl_plugin.cli.eval import describe_result
+from sim_rl_plugin.cli.main import INTERRUPTED
+from sim_rl_plugin.cli.plot import default_label
+from sim_rl_plugin.config import RunConfig, load_config, with_overrides
+from sim_rl_plugin.errors import UserError
+from sim_rl_plugin.evaluation import Policy, evaluate
+from sim_rl_plugin.plotting import plot_curves, read_curve
+from sim_rl_plugin.run_folder import (
+    METRICS_FILE,
+    SavedRun,
+    build_runner,
+    find_run,
+    given_run_folder,
+    new_run_folder,
+    write_config,
+)
+from sim_rl_plugin.simulation import open_env, resolve_device, seed_everything
+from sim_rl_plugin.video import step_time_s, write_video
+
+_VIDEO_TIME_S = 10.0
+
+# The training's environments start from `seed`; those of the evaluation are others.
+_EVALUATION_SEED_OFFSET = 1_000_003
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Attributes:
+        folder: Its run folder.
+        policy: The trained policy, deterministic.
+        completed: Iterations that are done in all.
+        interrupted: Whether the user ended it early.
+    """
+
+    folder: Path
+    policy: Policy
+    completed: int
+    interrupted: bool
+
+
+@click.command("train")
+@options.simulator_option
+@options.task_option
+@click.option("--config", "config_file", type=options.FILE, metavar="FILE", help="Settings that lie on the task's own.")
+@options.num_envs_option
+@options.device_option
+@options.seed_option
+@click.option("--max-iterations", type=click.IntRange(min=1), help="Iterations in all, those before a resume included.")
+@click.option("--run-dir", type=options.FILE, metavar="DIR", help="Run folder, instead of one named by task and time.")
+@click.option("--runs-root", type=options.FILE, default=Path("runs"), show_default=True, help="Folder of run folders.")
+@click.option("--resume", type=options.FILE, metavar="RUN", help="Continue a run: its folder, or a checkpoint.")
+@click.option("--eval-episodes", type=click.IntRange(min=0), default=10, show_default=True, help="Episodes at the end.")
+@click.option("--video/--no-video", default=True, show_default=True, help="Film the trained policy.")
+@click.argument("overrides", nargs=-1)
+def train(
+    config_file: Path | None,
+    run_dir: Path | None,
+    runs_root: Path,
+    resume: Path | None,
+    eval_episodes: int,
+    video: bool,
+    overrides: tuple[str, ...],
+    **given: Any,
+) -> None:
+    """Train a policy, and write checkpoints, logs, a learning curve and a video to a run folder.
+
+    OVERRIDES set anything: algorithm.learning_rate=3e-4 actor.hidden_dims=[256,128] env.num_threads=4.
+    Without --sim, the simulator is MuJoCo. Ctrl-C saves a checkpoint and ends the training.
+    """
+    saved, config = _settings(resume, config_file, run_dir, overrides, given)
+    device = resolve_device(config.device)
+    outcome = _train(config, device, saved, lambda: _run_folder(saved, run_dir, runs_root, config))
+    rows = {"checkpoint": str(find_run(outcome.folder).checkpoint), "learning curve": _plot(outcome.folder)}
+    if outcome.interrupted:
+        rows["stopped"] = f"after {outcome.completed} of {config.max_iterations} iterations"
+        rows["continue with"] = f"sim-rl train --resume {outcome.folder}"
+    else:
+        if video:
+            rows["video"] = _attempt(lambda: _film(config, device, outcome))
+        if eval_episodes:
+            rows["evaluation"] = _attempt(lambda: _evaluate(config, device, outcome, eval_episodes))
+    _print_summary(rows)
+    if outcome.interrupted:
+        raise click.exceptions.Exit(INTERRUPTED)
+
+
+def _settings(
+    resume: Path | None,
+    config_file: Path | None,
+    run_dir: Path | None,
+    overrides: tuple[str, ...],
+    given: dict[str, Any],
+) -> tuple[SavedRun | None, RunConfig]:
+    """Return the run to resume, if any, and the resolved settings."""
+    if resume is None:
+        simulator, task = given.pop("simulator"), given.pop("task")
+        return None, load_config(simulator, task, config_file, overrides, given)
+    for option, value in (("--config", config_file), ("--run-dir", run_dir)):
+        if value is not None:
+            raise click.UsageError(f"{option} does not go with --resume, which continues with a run's own")
+    saved = find_run(resume)
+    return saved, with_overrides(saved.settings, overrides, given)
+
+
+def _run_folder(saved: SavedRun | None, run_dir: Path | None, runs_root: Path, config: RunConfig) -> Path:
+    if saved is not None:
+        return saved.folder
+    return new_run_folder(runs_root, config) if run_dir is None else given_run_folder(run_dir)
+
+
+def _train(config: RunConfig, device: str, saved: SavedRun | None, run_folder: Callable[[], Path]) -> Outcome:
+    """Train to ``config.max_iterations``; the run folder is made once nothing can be wrong with the settings."""
+    seed_everything(config.seed)
+    with open_env(config, device=device) as env:
+        folder = run_folder()
+        runner = build_runner(config, env, device, folder)
+        if saved is not None:
+            runner.resume(str(saved.checkpoint))
+        remaining = config.max_iterations - runner.completed_iterations
+        if remaining <= 0:
+            raise UserError(
+                f"{folder} has done {runner.completed_iterations} of {config.max_iterations} iterations already: "
+                "say --max-iterations with a larger number to go on"
+            )
+        write_config(folder, config)
+        click.echo(f"run folder: {folder}")
+        try:
+            runner.learn(remaining, init_at_random_ep_len=config.init_at_random_ep_len)
+        except KeyboardInterrupt:
+            # Raised after the runner's checkpoint. Without one, there is nothing to report on.
+            if not runner.interrupted:
+                raise
+        return Outcome(
+            folder, runner.get_inference_policy(device=device), runner.completed_iterations, runner.interrupted
+        )
+
+
+def _plot(folder: Path) -> str:
+    try:
+        curve = read_curve(folder / METRICS_FILE, default_label(folder))
+        return str(plot_curves([curve], folder / "learning_curve.png"))
+    except UserError as error:
+        return f"none: {error}"
+
+
+def _film(config: RunConfig, device: str, outcome: Outcome) -> str:
+    seed = config.seed + _EVALUATION_SEED_OFFSET
+    with open_env(config, device=device, num_envs=1, seed=seed, render=True) as env:
+        num_steps = max(1, round(_VIDEO_TIME_S / step_time_s(env)))
+        return str(write_video(outcome.policy, env, outcome.folder / "video.mp4", num_steps))
+
+
+def _evaluate(config: RunConfig, device: str, outcome: Outcome, episodes: int) -> str:
+    seed = config.seed + _EVALUATION_SEED_OFFSET
+    with open_env(config, device=device, num_envs=episodes, seed=seed) as env:
+        return describe_result(evaluate(outcome.policy, env, episodes))
+
+
+def _attempt(make: Callable[[], str]) -> str:
+    """Return what ``make`` returns, or one line that says why not: the training itself is done and saved."""
+    try:
+        return make()
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return f"none: {reason}"
+
+
+def _print_summary(rows: dict[str, str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(no_wrap=True)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    # Wide enough for every path: a path that is broken over two lines cannot be copied.
+    width = max(map(len, rows)) + max(map(len, rows.values())) + 4
+    console = Console(highlight=False, markup=False)
+    console.width = max(console.width, width)
+    console.print(table)

@@ -1,0 +1,66 @@
+"""Clips actions before the environment gets them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+
+from sim_rl_plugin.env.vec_env import VecEnv
+
+
+class ClipActions(VecEnv):
+    """An environment whose actions are clipped to ``[-limit, limit]``; all else is the inner one's.
+
+    Here and not in the adapters, so that ``clip_actions`` means the same with every simulator.
+    """
+
+    def __init__(self, env: VecEnv, limit: float) -> None:
+        """Wrap an environment.
+
+        Args:
+            env: The environment.
+            limit: Largest magnitude of an action, in the environment's own units.
+        """
+        self.env = env
+        self.limit = limit
+
+    def __getattr__(self, name: str) -> Any:
+        # Only asked for what this object does not have. Without the guard, copying it would never end.
+        if name == "env":
+            raise AttributeError(name)
+        return getattr(self.env, name)
+
+    @property
+    def episode_length_buf(self) -> torch.Tensor:  # type: ignore[override]
+        """Control steps since each environment's last reset, ``(num_envs,)``."""
+        return self.env.episode_length_buf
+
+    @episode_length_buf.setter
+    def episode_length_buf(self, value: torch.Tensor) -> None:
+        self.env.episode_length_buf = value
+
+    def get_observations(self) -> TensorDict:
+        """Return the inner environment's observations."""
+        return self.env.get_observations()
+
+    def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
+        """Step with clipped actions; ``actions``, ``(num_envs, num_actions)``, is not modified."""
+        return self.env.step(actions.clamp(-self.limit, self.limit))
+
+    def close(self) -> None:
+        """Close the inner environment."""
+        self.env.close()
+
+    def render(self) -> Any:
+        """Render the inner environment."""
+        return self.env.render()
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return the inner environment's state."""
+        return self.env.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the inner environment's state."""
+        self.env.load_state_dict(state)

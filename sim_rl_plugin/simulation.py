@@ -1,0 +1,100 @@
+"""Opens a task of any simulator, on the device that the settings mean."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from sim_rl_plugin.config import RunConfig, check_env_options
+from sim_rl_plugin.env import VecEnv
+from sim_rl_plugin.env.clip_actions import ClipActions
+from sim_rl_plugin.errors import UserError, unknown_name
+from sim_rl_plugin.plugins import get_manager
+from sim_rl_plugin.registry import load_tasks
+
+
+def resolve_device(name: str) -> str:
+    """Return the device that a name means; ``auto`` is CUDA where there is some, or else the CPU.
+
+    Raises:
+        UserError: torch does not know the name, or the machine does not have the device.
+    """
+    if name == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device: expected cpu, cuda:<index> or auto, found {name!r}") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = f"{torch.cuda.device_count()} CUDA devices" if torch.cuda.is_available() else "no CUDA device"
+        raise UserError(f"device: {name!r} was asked for, and torch finds {found}: say auto or cpu")
+    # With its index, as a launcher's ranks and checkpoints name it.
+    return f"cuda:{device.index or 0}" if device.type == "cuda" else str(device)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch on every device, NumPy and Python."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def open_env(
+    config: RunConfig,
+    *,
+    device: str,
+    num_envs: int | None = None,
+    seed: int | None = None,
+    render: bool = False,
+) -> Iterator[VecEnv]:
+    """Open the task of a config, and close it on exit.
+
+    Args:
+        config: Names simulator, task, the adapter's options and the limit of the actions.
+        device: Where the environment returns its tensors, resolved.
+        num_envs: Number of environments; None takes the config's.
+        seed: Seed of the environments; None takes the config's.
+        render: Whether frames will be asked for.
+
+    Yields:
+        The environment.
+
+    Raises:
+        UserError: The simulator, its options, or the task is unknown, or a package is missing.
+    """
+    adapter = check_env_options(config.simulator, config.env)
+    with ExitStack() as stack:
+        try:
+            context = adapter(
+                config.task,
+                num_envs=config.num_envs if num_envs is None else num_envs,
+                device=device,
+                seed=config.seed if seed is None else seed,
+                render=render,
+                **config.to_dict()["env"],
+            )
+            env = stack.enter_context(context)
+        except UserError:
+            raise
+        except Exception as error:
+            # An adapter that does not say it itself: the likeliest reason is the task's name.
+            tasks = load_tasks(config.simulator)
+            if tasks and config.task not in tasks:
+                raise unknown_name("task", config.task, tasks) from error
+            raise
+        env = _as_vec_env(env)
+        yield env if config.clip_actions is None else ClipActions(env, config.clip_actions)
+
+
+def _as_vec_env(env: Any) -> VecEnv:
+    if isinstance(env, VecEnv):
+        return env
+    wrapped = get_manager().first("sim_rl_wrap_env", env=env)
+    # An environment of rsl_rl's own base class keeps the contract without being of our class.
+    return env if wrapped is None else wrapped
