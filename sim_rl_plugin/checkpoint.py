@@ -142,14 +142,16 @@ def check_layout(checkpoint: dict[str, Any], env: Any) -> None:
             sizes = ["x".join(map(str, layout["shape"])) for layout in (expected, actual)]
             problems.append(f"observation group {group!r} has size {sizes[1]}, the policy reads {sizes[0]}")
     if saved["num_actions"] != found["num_actions"]:
-        problems.append(f"the environment takes {found['num_actions']} actions, the policy gives {saved['num_actions']}")
+        problems.append(
+            f"the environment takes {found['num_actions']} actions, the policy gives {saved['num_actions']}"
+        )
     if problems:
         raise UserError("the policy belongs to another robot: " + "; ".join(problems))
 
 
 def random_state() -> dict[str, Any]:
     """Return the states of the generators of torch, numpy and Python in plain data."""
-    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  (the global generator is meant)
+    kind, keys, position, has_gauss, cached = np.random.get_state()
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
         "numpy": [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
@@ -164,7 +166,7 @@ def set_random_state(state: dict[str, Any]) -> None:
     """Continue the random numbers of ``random_state``."""
     torch.set_rng_state(state["torch"].cpu())
     kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
     version, internal, gauss_next = state["python"]
     random.setstate((version, tuple(internal), gauss_next))
     if "cuda" in state and torch.cuda.is_available():

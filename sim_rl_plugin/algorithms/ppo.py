@@ -53,6 +53,21 @@ class _MiniBatch(NamedTuple):
     old_log_prob: torch.Tensor
     old_params: tuple[torch.Tensor, ...]
 
+    @classmethod
+    def of(cls, samples: RolloutStorage.Batch, actor_input: Any, critic_input: Any) -> _MiniBatch:
+        """Take the fields that the loss reads; log-probabilities and advantages lose their last dimension."""
+        actions, values, advantages, returns = samples.actions, samples.values, samples.advantages, samples.returns
+        log_prob, params = samples.old_actions_log_prob, samples.old_distribution_params
+        assert actions is not None and values is not None and advantages is not None
+        assert returns is not None and log_prob is not None and params is not None
+        return cls(
+            actor_input, critic_input, actions, values, advantages.squeeze(-1), returns, log_prob.squeeze(-1), params
+        )
+
+    def rows(self, rows: slice) -> _MiniBatch:
+        """Return views of some samples."""
+        return _MiniBatch(*(field[rows] for field in self[:-1]), tuple(param[rows] for param in self.old_params))
+
 
 class PPO:
     """Proximal policy optimization with rsl_rl's interface and mathematics.
@@ -306,34 +321,17 @@ class PPO:
     def _mini_batches(self) -> Iterator[_MiniBatch]:
         """Yield mini-batches: slices of one gathered, normalised copy of the rollout, the same in every epoch."""
         samples = self.storage.gather(self.storage.sample_order(self.num_mini_batches))
-        assert samples.actions is not None and samples.old_distribution_params is not None
-        assert samples.observations is not None
         with torch.no_grad():
-            inputs = [
-                model.get_latent(samples.observations) if _has_fixed_latent(model) else samples.observations
-                for model in (self.actor, self.critic)
-            ]
-        samples.observations = None  # frees the groups once their latents exist
-        size = samples.actions.shape[0] // self.num_mini_batches
-        fields = (samples.actions, samples.values, samples.advantages, samples.returns)
-        old_log_prob = samples.old_actions_log_prob
-        assert old_log_prob is not None
+            everything = _MiniBatch.of(samples, *(_fixed_input(model, samples) for model in (self.actor, self.critic)))
+        del samples  # frees the groups whose latents are kept
+        size = everything.actions.shape[0] // self.num_mini_batches
         for _ in range(self.num_learning_epochs):
             for start in range(0, size * self.num_mini_batches, size):
-                rows = slice(start, start + size)
-                yield _MiniBatch(
-                    inputs[0][rows],
-                    inputs[1][rows],
-                    *(field[rows] for field in fields),  # type: ignore[index]
-                    old_log_prob=old_log_prob[rows].squeeze(-1),
-                    old_params=tuple(param[rows] for param in samples.old_distribution_params),
-                )
+                yield everything.rows(slice(start, start + size))
 
     def _update_once(self, batch: _MiniBatch) -> torch.Tensor:
         """Take one step of the optimizer; return value loss, surrogate loss and entropy, ``(3,)``."""
-        with torch.autocast(
-            torch.device(self.device).type, dtype=torch.bfloat16, enabled=self.use_mixed_precision
-        ):
+        with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=self.use_mixed_precision):
             loss, terms = self._loss(batch)
         self.optimizer.zero_grad()
         loss.backward()
@@ -357,9 +355,7 @@ class PPO:
         if self.schedule == "adaptive" and self.desired_kl is not None:
             self._adapt_learning_rate(batch.old_params, self.desired_kl)
 
-        advantages = batch.advantages.squeeze(-1)
-        if self.normalize_advantage_per_mini_batch:
-            advantages = normalize(advantages)
+        advantages = normalize(batch.advantages) if self.normalize_advantage_per_mini_batch else batch.advantages
         log_prob = self.actor.get_output_log_prob(batch.actions)
         surrogate = surrogate_loss(log_prob, batch.old_log_prob, advantages, self.clip_param)
         value = value_loss(
@@ -447,7 +443,7 @@ class PPO:
         Raises:
             ValueError: A key is missing, unknown or ill-typed.
         """
-        classes = {}
+        classes: dict[str, tuple[Any, dict[str, Any]]] = {}
         for section in ("algorithm", "actor", "critic"):
             if section not in cfg:
                 raise UserError(f"the training config has no section '{section}'; it holds {', '.join(cfg)}")
@@ -528,16 +524,18 @@ class _TimeOuts:
         return torch.where(self.mask, rewards + addition, rewards)
 
 
-def _has_fixed_latent(model: nn.Module) -> bool:
-    """Tell whether nothing trainable happens before ``forward_latent``, so that a latent can be kept."""
-    kind = type(model)
-    return (
+def _fixed_input(model: nn.Module, samples: RolloutStorage.Batch) -> torch.Tensor | TensorDict:
+    """Return the samples' latents where nothing trainable comes before them, else their observations."""
+    assert samples.observations is not None
+    kind: Any = type(model)
+    is_fixed = (
         isinstance(model, MLPModel)
         and kind.forward is MLPModel.forward
         and kind.get_latent is MLPModel.get_latent
         and kind.forward_latent is MLPModel.forward_latent
         and not any(True for _ in model.obs_normalizer.parameters())
     )
+    return model.get_latent(samples.observations) if is_fixed else samples.observations
 
 
 _RANGES: dict[str, tuple[float, float]] = {

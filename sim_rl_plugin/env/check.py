@@ -426,7 +426,7 @@ class _Checker:
         self._held.setdefault(where, deque(maxlen=_HELD_STEPS)).append(_Held(read, read().clone()))
 
     def _hold_obs(self, obs: TensorDictBase, where: str = "obs") -> None:
-        for key in obs.keys():  # noqa: SIM118
+        for key in obs.keys():
             # Read through the TensorDict: an environment may also put a new tensor into the old one.
             self._hold(f"{where}[{key!r}]", lambda key=key: obs.get(key))  # type: ignore[misc]
 

@@ -76,7 +76,7 @@ class VecEnv(ABC):
                 as it is, any other under ``Episode/``.
         """
 
-    def close(self) -> None:  # noqa: B027 - releasing nothing is right for most
+    def close(self) -> None:
         """Release the simulator. Safe to call twice."""
 
     def render(self) -> Any:

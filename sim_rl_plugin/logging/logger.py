@@ -213,7 +213,9 @@ class Logger:
             file = folder / f"{Path(top).name}.diff"
             if not file.exists():
                 folder.mkdir(parents=True, exist_ok=True)
-                parts = (_git(place, *command) or "" for command in (["rev-parse", "HEAD"], ["status"], ["diff", "HEAD"]))
+                parts = (
+                    _git(place, *command) or "" for command in (["rev-parse", "HEAD"], ["status"], ["diff", "HEAD"])
+                )
                 file.write_text("\n\n".join(parts), encoding="utf-8")
             files.append(str(file))
         return files

@@ -36,12 +36,13 @@ def resolve_obs_groups(
     for set_name in default_sets:
         if set_name in obs_groups:
             continue
-        group = next((name for name in (set_name, "policy") if name in obs.keys()), None)
-        if group is None:
+        candidates = [name for name in (set_name, "policy") if name in obs.keys()]
+        if not candidates:
             raise UserError(
                 f"obs_groups.{set_name} is missing, and the environment has neither a group {set_name!r} nor "
                 f"'policy'; it has {', '.join(map(str, obs.keys()))}"
             )
+        group = candidates[0]
         if group != set_name and set_name != "actor":
             warnings.warn(f"obs_groups.{set_name} is missing; using group {group!r}", stacklevel=2)
         obs_groups[set_name] = [group]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ class MLP(nn.Sequential):
             raise UserError(f"hidden_dims: expected at least one size of 1 or more, found {list(hidden_dims)}")
 
         layers: list[nn.Module] = []
-        for size_in, size_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for size_in, size_out in pairwise(sizes):
             layers += [nn.Linear(size_in, size_out), resolve_nn_activation(activation)]
         if isinstance(output_dim, int):
             layers.append(nn.Linear(sizes[-1], output_dim))
