@@ -622,7 +622,8 @@ class _Checker:
                 "time_outs",
                 f"all {early_dones} episodes that ended before max_episode_length were marked as time-outs; "
                 "terminations (a fall, a collision) must not be, or the learner bootstraps from a state that has "
-                "no future: time_outs = truncated & ~terminated",
+                "no future: time_outs = truncated & ~terminated (right as it is only if the task itself truncates "
+                "and never terminates)",
             )
         elif early_time_outs:
             self.report(
