@@ -21,7 +21,8 @@ from typing import Any, ClassVar
 import torch
 from tensordict import TensorDict
 
-from sim_rl_plugin.env.check import AREAS, Problem, check_env
+from sim_rl_plugin.env.check import check_env
+from sim_rl_plugin.env.problems import AREAS, Problem
 from sim_rl_plugin.env.vec_env import VecEnv
 
 
@@ -30,7 +31,8 @@ class PointEnv(VecEnv):
 
     A point starts uniformly in ``[-1, 1]^n`` and moves by ``0.1 * clip(action, -1, 1)`` a step. The
     reward is ``exp(-4 mean(position^2))``. In two dimensions, going straight to the origin earns 0.94 a
-    step, and random actions 0.34. Rewards are positive: dying early never pays.
+    step, and random actions 0.34; PPO gets from one to the other in 100 000 steps. Rewards are positive:
+    dying early never pays.
 
     Groups: ``policy`` is the position, padded with zeros to ``obs_size``; ``critic`` is the position and
     the fraction of the episode that is left. The environment is deterministic given ``seed``, and
