@@ -6,28 +6,33 @@ An adapter's test file needs four lines::
         def make_env(self) -> VecEnv:
             return MyEnv(num_envs=8)
 
+or, for the context manager that an adapter registers, ``open_env`` that returns it.
+
 ``PointEnv`` is what this project's own tests train on, and a model of the contract to read.
 Nothing here imports pytest, so the environments serve scripts and benchmarks too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDict
 
-from sim_rl_plugin.env.check import AREAS, Problem, check_env
+from sim_rl_plugin.env.check import check_env
+from sim_rl_plugin.env.problems import AREAS, Problem
 from sim_rl_plugin.env.vec_env import VecEnv
 
 
 class PointEnv(VecEnv):
-    """Points that are driven to the origin by their velocity: learnt by PPO in seconds, on any device.
+    """Points that are driven to the origin by their velocity: the smallest problem on which learning shows.
 
     A point starts uniformly in ``[-1, 1]^n`` and moves by ``0.1 * clip(action, -1, 1)`` a step. The
-    reward is ``exp(-4 mean(position^2))``, at most 1, so an optimal policy earns nearly 1 a step and
-    a random one about 0.3. Rewards are positive: dying early never pays.
+    reward is ``exp(-4 mean(position^2))``. In two dimensions, going straight to the origin earns 0.94 a
+    step, and random actions 0.34; PPO gets from one to the other in 100 000 steps. Rewards are positive:
+    dying early never pays.
 
     Groups: ``policy`` is the position, padded with zeros to ``obs_size``; ``critic`` is the position and
     the fraction of the episode that is left. The environment is deterministic given ``seed``, and
@@ -152,7 +157,7 @@ class PointEnv(VecEnv):
 class VecEnvContract:
     """Base class of an adapter's contract test: one test method per area of the contract.
 
-    A subclass whose name starts with ``Test`` gives ``make_env``. The environment is opened and
+    A subclass whose name starts with ``Test`` gives ``make_env`` or ``open_env``. The environment is opened and
     examined once per class; every method then looks at its own area, so that the name of a failing
     test says what is wrong.
 
@@ -167,18 +172,24 @@ class VecEnvContract:
 
     def make_env(self) -> VecEnv:
         """Return a new environment; it is closed by the tests."""
-        raise NotImplementedError(f"{type(self).__name__} must define make_env()")
+        raise NotImplementedError(f"{type(self).__name__} must define make_env() or open_env()")
+
+    @contextmanager
+    def open_env(self) -> Iterator[VecEnv]:
+        """Yield a new environment and close it on exit."""
+        env = self.make_env()
+        try:
+            yield env
+        finally:
+            env.close()
 
     @classmethod
     def _problems(cls) -> list[Problem]:
         # In the class's own __dict__, so that a subclass of a test class is examined by itself.
         found: list[Problem] | None = cls.__dict__.get("_found_problems")
         if found is None:
-            env = cls().make_env()
-            try:
+            with cls().open_env() as env:
                 found = check_env(env, num_steps=cls.num_steps)
-            finally:
-                env.close()
             cls._found_problems = found  # type: ignore[attr-defined]
         return found
 
@@ -240,12 +251,9 @@ class VecEnvContract:
 
     def test_render(self) -> None:
         """``render`` returns an RGB array or None."""
-        env = self.make_env()
-        try:
+        with self.open_env() as env:
             env.step(torch.zeros(env.num_envs, env.num_actions, device=env.device))
             frame = env.render()
-        finally:
-            env.close()
         if frame is not None:
             assert frame.ndim == 3, f"render() returned shape {frame.shape}, expected (height, width, 3)"
             assert frame.shape[2] == 3, f"render() returned shape {frame.shape}, expected (height, width, 3)"
@@ -253,6 +261,6 @@ class VecEnvContract:
 
     def test_close_twice(self) -> None:
         """``close`` can be called again."""
-        env = self.make_env()
-        env.close()
-        env.close()
+        with self.open_env() as env:
+            env.close()
+            env.close()

@@ -11,7 +11,7 @@ import torch
 from tensordict import TensorDict
 
 from sim_rl_plugin.env import VecEnv, check_env, require_env
-from sim_rl_plugin.env.check import AREAS
+from sim_rl_plugin.env.problems import AREAS
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.testing import PointEnv, VecEnvContract
 
@@ -215,6 +215,29 @@ class ReusedObs(BrokenEnv):
         if "final_obs" in extras:
             extras["final_obs"]["policy"] = extras["final_obs"]["critic"][:, :2].clone()
         return obs, rewards, dones, extras
+
+
+class ReusedGetObservations(BrokenEnv):
+    """``step`` returns new tensors, ``get_observations`` always the same ones."""
+
+    own: TensorDict | None = None
+    stepping = False
+
+    def get_observations(self) -> TensorDict:
+        obs = super().get_observations()
+        if self.stepping:
+            return obs
+        if self.own is None:
+            self.own = obs
+        for key, value in obs.items():
+            self.own[key].copy_(value)
+        return self.own
+
+    def step(self, actions):
+        self.stepping = True
+        result = super().step(actions)
+        self.stepping = False
+        return result
 
 
 class ReusedTensorDict(BrokenEnv):
@@ -675,6 +698,7 @@ CASES: list[tuple[Callable[[], VecEnv], str, str]] = [
     (ObsElsewhere, "wrong-device", "get_observations()['policy']"),
     (LogOfText, "wrong-type", "log['status']"),
     (ReusedObs, "buffer-reused", "obs['policy']"),
+    (ReusedGetObservations, "buffer-reused", "get_observations()['policy']"),
     (ReusedTensorDict, "buffer-reused", "obs['policy']"),
     (ReusedRewards, "buffer-reused", "rewards"),
     (ReusedDones, "buffer-reused", "dones"),
