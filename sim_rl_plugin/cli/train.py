@@ -174,6 +174,8 @@ def _attempt(make: Callable[[], str]) -> str:
     """Return what ``make`` returns, or one line that says why not: the training itself is done and saved."""
     try:
         return make()
+    except KeyboardInterrupt:
+        return "none: interrupted"
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         return f"none: {reason}"

@@ -162,7 +162,8 @@ def test_a_checkpoint_that_is_damaged_or_of_another_robot_is_one_line(lab):
 def test_a_damaged_last_checkpoint_is_skipped_with_a_warning(lab):
     common = ("--no-video", "--eval-episodes", 0, "save_interval=1")
     assert lab("train", "--sim", "lab", "--task", "Reach", "--run-dir", "run", *common).exit_code == 0
-    Path("run/model_2.pt").write_bytes(b"PK")
+    checkpoint = Path("run/model_2.pt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     result = lab("eval", "run", "--episodes", 1)
     assert result.exit_code == 0
     assert "model_1.pt" in result.output
@@ -194,3 +195,34 @@ def test_actions_are_clipped_where_the_settings_say_so(lab):
     assert training.largest_action == pytest.approx(0.1)
     assert evaluation.largest_action <= 0.1 + 1e-6
     assert (training.num_envs, evaluation.num_envs) == (4, 2)
+
+
+def test_an_environment_that_a_plugin_recognises_is_wrapped(install):
+    from sim_rl_plugin import plugins
+    from sim_rl_plugin.hooks import Entry, hookimpl
+    from sim_rl_plugin.simulation import open_env
+
+    class Foreign:
+        @hookimpl
+        def sim_rl_adapters(self):
+            return [Entry("foreign", "fake_lab:open_foreign")]
+
+        @hookimpl
+        def sim_rl_wrap_env(self, env):
+            return fake_lab.PointEnv("Reach", 2, 0, None, False) if env == "a foreign env" else None
+
+    install()
+    plugins.get_manager().register(Foreign(), "foreign")
+    with open_env(load_config("foreign", "X"), device="cpu") as env:
+        assert isinstance(env, fake_lab.PointEnv)
+
+
+def test_a_process_of_its_own_ends_with_status_2_and_no_traceback(install, python):
+    install("lab")
+    code = (
+        "from sim_rl_plugin.cli.main import main; main(['train', '--sim', 'labb', '--task', 'x'], prog_name='sim-rl')"
+    )
+    result = python(code)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: unknown simulator 'labb': did you mean 'lab'?")
+    assert result.stderr.count("\n") == 1
