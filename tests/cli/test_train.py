@@ -1,10 +1,12 @@
 """From a task's name to a run folder, and back."""
 
 import csv
+import random
 import time
 from pathlib import Path
 
 import fake_lab
+import numpy as np
 import pytest
 import torch
 
@@ -195,6 +197,22 @@ def test_actions_are_clipped_where_the_settings_say_so(lab):
     assert training.largest_action == pytest.approx(0.1)
     assert evaluation.largest_action <= 0.1 + 1e-6
     assert (training.num_envs, evaluation.num_envs) == (4, 2)
+
+
+def test_the_settings_choose_torchs_threads_and_every_seed(install):
+    from sim_rl_plugin.simulation import prepare_process
+
+    install("lab")
+    before = torch.get_num_threads()
+    try:
+        draws = []
+        for _ in range(2):
+            prepare_process(load_config("lab", "Reach", overrides=["seed=5", "torch_num_threads=1"]))
+            draws.append((random.random(), np.random.rand(), torch.rand(1).item()))
+        assert draws[0] == draws[1]
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_an_environment_that_a_plugin_recognises_is_wrapped(install):
