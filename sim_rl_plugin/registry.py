@@ -6,7 +6,7 @@ import copy
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from sim_rl_plugin.errors import UserError, unknown_name
@@ -142,7 +142,7 @@ def _import_attribute(target: str) -> Any:
     return found
 
 
-def resolve_callable(name_or_callable: Any) -> Callable[..., Any]:
+def resolve_callable(name_or_callable: Any) -> Any:
     """Return the class or function that a config means.
 
     Args:

@@ -1,5 +1,7 @@
-"""The contract between a simulator and the learner."""
+"""The contract between a simulator and the learner, and the examination of it."""
 
+from sim_rl_plugin.env.check import check_env, require_env
+from sim_rl_plugin.env.problems import Problem
 from sim_rl_plugin.env.vec_env import VecEnv
 
-__all__ = ["VecEnv"]
+__all__ = ["Problem", "VecEnv", "check_env", "require_env"]

@@ -1,0 +1,1 @@
+"""Any Gymnasium environment with continuous actions, as a batch that the learner can train on."""

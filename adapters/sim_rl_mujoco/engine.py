@@ -1,0 +1,465 @@
+"""A batch of independent MuJoCo simulations, stepped by a pool of threads.
+
+The engine knows physics and nothing of observations or rewards: it writes controls in, steps, and
+copies the fields that somebody asked for into one array per field. Two routes give the same bits:
+a compiled one (``kernel.py``), and a loop in Python for where numba or the addresses are missing.
+"""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import functools
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+from typing import Any
+
+import mujoco
+import numpy as np
+import torch
+
+from sim_rl_plugin.errors import UserError, unknown_name
+
+_STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
+_FATAL_WARNINGS = tuple(
+    int(getattr(mujoco.mjtWarning, f"mjWARN_{kind}")) for kind in ("BADQPOS", "BADQVEL", "BADQACC", "BADCTRL")
+)
+# MuJoCo checks positions and velocities at the start of a step only; this is its own bound.
+_MAX_VALUE = 1e10
+# These are not part of a step: MuJoCo computes them when mj_rnePostConstraint is called.
+_POST_CONSTRAINT_FIELDS = frozenset({"cacc", "cfrc_int", "cfrc_ext"})
+# Model fields from which MuJoCo derives others, so that mj_setConst must follow a change.
+_CONSTANT_SOURCES = (
+    "body_mass",
+    "body_inertia",
+    "body_ipos",
+    "body_iquat",
+    "body_pos",
+    "body_quat",
+    "dof_armature",
+    "qpos0",
+    "tendon_armature",
+    "actuator_gear",
+)
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@functools.cache
+def compiled_kernel() -> ModuleType | None:
+    """Return the compiled inner loop, or None where numba cannot be imported."""
+    try:
+        from sim_rl_mujoco import kernel
+    except ImportError:
+        return None
+    return kernel
+
+
+@functools.cache
+def library_addresses() -> dict[str, int] | None:
+    """Return the addresses of libmujoco's functions, or None if they cannot be found.
+
+    They are looked up through the extension module that MuJoCo's own Python functions live in. The
+    dynamic linker searches what that module is linked with, so this is the library in use, wherever
+    a release of MuJoCo keeps it.
+    """
+    names = ("mj_step", "mj_forward", "mj_resetData", "mj_rnePostConstraint")
+    try:
+        library = ctypes.CDLL(mujoco._functions.__file__)
+        addresses = {name: ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in names}
+    except (AttributeError, OSError):
+        return None
+    return {name: address for name, address in addresses.items() if address is not None}
+
+
+def _report_warning(message: str) -> None:
+    """Pass one of MuJoCo's warnings on, except divergence, which the environment counts and logs."""
+    if "unstable" not in message:
+        warnings.warn(f"MuJoCo: {message.strip()}", RuntimeWarning, stacklevel=2)
+
+
+class Engine:
+    """``num_envs`` simulations of one model, or of as many variations of it.
+
+    Attributes:
+        model: The model as it was loaded.
+        models: The model of each environment; all the same object until ``set_model_values``.
+        datas: The simulation of each environment.
+        diverged: Whether the last ``step`` blew up, ``(num_envs,)`` bool. MuJoCo resets such a
+            simulation by itself and goes on, so the state looks healthy.
+        compiled: Whether the compiled loop is in use.
+    """
+
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        num_envs: int,
+        *,
+        num_substeps: int = 1,
+        num_threads: int | None = None,
+        forward_after_step: bool = False,
+        compiled: bool | None = None,
+    ) -> None:
+        """Allocate the simulations.
+
+        Args:
+            model: The model.
+            num_envs: Number of environments.
+            num_substeps: Physics steps per control step.
+            num_threads: Threads that step; None means every core that the process may use.
+            forward_after_step: Bring ``xpos``, sensors and contact forces up to the instant of
+                ``qpos``. Without it they lag one physics step behind, as MuJoCo leaves them.
+            compiled: Force the compiled loop (True) or the Python loop (False); None takes the
+                compiled one if it is available.
+
+        Raises:
+            UserError: A number is below 1, or the compiled loop was asked for and is not available.
+        """
+        for name, value in (("num_envs", num_envs), ("num_threads", num_threads), ("num_substeps", num_substeps)):
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be at least 1, found {value}")
+        self.model = model
+        self.num_envs = num_envs
+        self.num_substeps = num_substeps
+        self.num_threads = min(num_threads or usable_cores(), num_envs)
+        self.forward_after_step = forward_after_step
+        self._kernel = compiled_kernel() if compiled in (None, True) else None
+        self._addresses = library_addresses() if hasattr(model, "_address") else None
+        self.compiled = self._kernel is not None and self._addresses is not None
+        if compiled and not self.compiled:
+            raise UserError("the compiled simulation loop needs numba and a MuJoCo whose library can be found")
+
+        if mujoco.get_mju_user_warning() is None:
+            mujoco.set_mju_user_warning(_report_warning)
+        self.models = [model] * num_envs
+        self.datas = [mujoco.MjData(model) for _ in range(num_envs)]
+        self.model_values: dict[str, np.ndarray] = {}
+        self.diverged = np.zeros(num_envs, dtype=bool)
+        self._warnings = [data.warning.number for data in self.datas]
+        self._fields: dict[str, np.ndarray] = {}
+        self._inputs: dict[str, np.ndarray] = {}
+        self._post_constraint = False
+        self._pool = ThreadPoolExecutor(max(self.num_threads - 1, 1), "mujoco") if self.num_threads > 1 else None
+        self._ticket = np.zeros(1, dtype=np.int64)
+        # Four tickets a thread: fine enough for an even finish, coarse enough to stay in the cache.
+        self._chunk = max(1, min(16, num_envs // (4 * self.num_threads)))
+        self._read_pointers()
+        self.field("qpos")
+        self.field("qvel")
+
+    def close(self) -> None:
+        """Stop the threads and free the simulations. Safe to call twice."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+        self.datas = []
+        self._warnings = []
+
+    def field(self, name: str) -> np.ndarray:
+        """Return a field of ``mjData`` for all environments, kept current from now on.
+
+        Args:
+            name: A field of fixed size, such as ``"qpos"``, ``"xpos"`` or ``"sensordata"``.
+
+        Returns:
+            ``(num_envs, size)`` float64, the field flattened. The engine writes into it at every
+            step and reset.
+
+        Raises:
+            UserError: MuJoCo has no such field, or not of floats of a fixed size.
+        """
+        if name not in self._fields:
+            if name not in _field_names(self.datas[0]):
+                raise unknown_name("MjData field", name, _field_names(self.datas[0]))
+            if name in _POST_CONSTRAINT_FIELDS and not self._post_constraint:
+                self._post_constraint = True
+                if self.forward_after_step:
+                    for model, data in zip(self.models, self.datas, strict=True):
+                        mujoco.mj_rnePostConstraint(model, data)
+            self._fields[name] = np.stack([getattr(data, name).ravel() for data in self.datas])
+            self._output_tables()
+        return self._fields[name]
+
+    def field_shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a field of one environment."""
+        return tuple(getattr(self.datas[0], name).shape)
+
+    def step(self, inputs: Mapping[str, np.ndarray]) -> None:
+        """Write fields (``ctrl``, ``xfrc_applied``, ...) and advance every environment by one control step.
+
+        Args:
+            inputs: Field name to ``(num_envs, size)``; the same names at every call.
+
+        Raises:
+            UserError: A name is not a field of ``mjData``, or a shape does not fit.
+        """
+        if self._inputs.keys() != inputs.keys():
+            self._input_tables(inputs)
+        for name, values in inputs.items():
+            target = self._inputs[name]
+            if values.shape != target.shape:
+                raise UserError(f"{name} must have the shape {target.shape}, found {values.shape}")
+            np.copyto(target, values)
+        if self.compiled:
+            self._step_compiled()
+        else:
+            self._map(self._step_one, range(self.num_envs))
+        for name in ("qpos", "qvel"):
+            # Not "> bound": a comparison with NaN is false, and NaN must count.
+            sane = np.abs(self._fields[name]) < _MAX_VALUE
+            if not sane.all():
+                self.diverged |= ~sane.all(axis=1)
+
+    def reset(self, env_ids: np.ndarray, qpos: np.ndarray, qvel: np.ndarray) -> None:
+        """Start environments anew from the given state, everything else as in a fresh simulation.
+
+        Args:
+            env_ids: ``(R,)`` int64.
+            qpos: ``(R, nq)`` positions.
+            qvel: ``(R, nv)`` velocities.
+        """
+        qpos = np.ascontiguousarray(qpos, dtype=np.float64)
+        qvel = np.ascontiguousarray(qvel, dtype=np.float64)
+        if qpos.shape != (len(env_ids), self.model.nq) or qvel.shape != (len(env_ids), self.model.nv):
+            raise UserError(
+                f"a reset of {len(env_ids)} environments needs qpos {(len(env_ids), self.model.nq)} and qvel "
+                f"{(len(env_ids), self.model.nv)}, found {qpos.shape} and {qvel.shape}"
+            )
+        if self.compiled:
+            self._reset_compiled(env_ids, qpos, qvel)
+        else:
+            self._map(lambda row: self._reset_one(int(env_ids[row]), qpos[row], qvel[row]), range(len(env_ids)))
+        self.diverged[env_ids] = False
+
+    def set_model_values(self, env_ids: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
+        """Give environments their own masses, friction, gains, ...: fields of ``mjModel``.
+
+        The first call copies the model once per environment. What MuJoCo derives from masses and
+        geometry is computed anew. The simulations must be reset afterwards.
+
+        Args:
+            env_ids: ``(R,)`` int64.
+            values: Field name to ``(R, *shape of the field)``.
+
+        Raises:
+            UserError: The model has no such field of numbers, or a shape does not fit.
+        """
+        for name, rows in values.items():
+            default = getattr(self.model, name, None)
+            if not isinstance(default, np.ndarray):
+                known = [n for n in dir(self.model) if n[0] != "_" and isinstance(getattr(self.model, n), np.ndarray)]
+                raise unknown_name("MjModel field", name, known)
+            if rows.shape != (len(env_ids), *default.shape):
+                raise UserError(f"{name} must have the shape {(len(env_ids), *default.shape)}, found {rows.shape}")
+            if name not in self.model_values:
+                self.model_values[name] = np.stack([default] * self.num_envs)
+            self.model_values[name][env_ids] = rows
+        if self.model_values and self.models[0] is self.model:
+            self.models = [copy.copy(self.model) for _ in range(self.num_envs)]
+            self._read_pointers()
+        derive = any(name in _CONSTANT_SOURCES for name in values)
+        for env in env_ids.tolist():
+            for name in values:
+                getattr(self.models[env], name)[:] = self.model_values[name][env]
+            if derive:
+                mujoco.mj_setConst(self.models[env], self.datas[env])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next steps depend on, as tensors."""
+        size = mujoco.mj_stateSize(self.model, _STATE)
+        physics = np.empty((self.num_envs, size))
+        for model, data, row in zip(self.models, self.datas, physics, strict=True):
+            mujoco.mj_getState(model, data, row, _STATE)
+        # The fields travel too: xpos, contact forces and sensors lag behind the state or depend on
+        # how it was reached, so they cannot be computed from it.
+        return {
+            "physics": torch.from_numpy(physics),
+            "fields": {name: torch.from_numpy(values.copy()) for name, values in self._fields.items()},
+            "model_values": {name: torch.from_numpy(values.copy()) for name, values in self.model_values.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state that ``state_dict`` returned.
+
+        Raises:
+            UserError: The state is one of another model, number of environments or MuJoCo release.
+        """
+        physics = state["physics"].numpy()
+        expected = (self.num_envs, mujoco.mj_stateSize(self.model, _STATE))
+        if physics.shape != expected:
+            raise UserError(
+                f"the simulation state has the shape {physics.shape}, this model has {expected}: "
+                "it was saved from another model, another num_envs, or another release of MuJoCo"
+            )
+        if state["model_values"]:
+            everyone = np.arange(self.num_envs)
+            self.set_model_values(everyone, {name: values.numpy() for name, values in state["model_values"].items()})
+        for model, data, row in zip(self.models, self.datas, physics, strict=True):
+            mujoco.mj_resetData(model, data)
+            mujoco.mj_setState(model, data, row, _STATE)
+        for name, values in state["fields"].items():
+            np.copyto(self.field(name), values.numpy())
+        self.diverged[:] = False
+
+    def _map(self, function: Callable[[int], None], items: range) -> None:
+        """Apply a function to all items with all threads; MuJoCo releases the GIL inside."""
+        if self._pool is None or len(items) == 1:
+            for item in items:
+                function(item)
+            return
+
+        def work(part: range) -> None:
+            for item in part:
+                function(item)
+
+        futures = [self._pool.submit(work, items[thread :: self.num_threads]) for thread in range(1, self.num_threads)]
+        work(items[0 :: self.num_threads])
+        for future in futures:
+            future.result()
+
+    def _step_one(self, env: int) -> None:
+        model, data = self.models[env], self.datas[env]
+        for name, values in self._inputs.items():
+            getattr(data, name).reshape(-1)[:] = values[env]
+        mujoco.mj_step(model, data, self.num_substeps)
+        if self.forward_after_step:
+            mujoco.mj_forward(model, data)
+        if self._post_constraint:
+            mujoco.mj_rnePostConstraint(model, data)
+        for name, values in self._fields.items():
+            values[env] = getattr(data, name).reshape(-1)
+        counts = self._warnings[env]
+        self.diverged[env] = any(counts[kind] for kind in _FATAL_WARNINGS)
+
+    def _reset_one(self, env: int, qpos: np.ndarray, qvel: np.ndarray) -> None:
+        model, data = self.models[env], self.datas[env]
+        mujoco.mj_resetData(model, data)
+        data.qpos[:], data.qvel[:] = qpos, qvel
+        mujoco.mj_forward(model, data)
+        if self._post_constraint and self.forward_after_step:
+            mujoco.mj_rnePostConstraint(model, data)
+        for name, values in self._fields.items():
+            values[env] = getattr(data, name).reshape(-1)
+
+    def _read_pointers(self) -> None:
+        """Note where each simulation keeps its model, qpos, qvel and warning counters."""
+        if not self.compiled:
+            return
+        self._model_pointers = np.array([model._address for model in self.models], dtype=np.int64)
+        self._data_pointers = np.array([data._address for data in self.datas], dtype=np.int64)
+        self._qpos_pointers = np.array([data.qpos.ctypes.data for data in self.datas], dtype=np.int64)
+        self._qvel_pointers = np.array([data.qvel.ctypes.data for data in self.datas], dtype=np.int64)
+        self._warning_pointers = np.array([number.ctypes.data for number in self._warnings], dtype=np.int64)
+        self._warning_offsets = np.array(_FATAL_WARNINGS, dtype=np.int64) * self._warnings[0].strides[0]
+
+    def _output_tables(self) -> None:
+        self._output_sources, self._output_targets, self._output_bytes = self._tables(self._fields)
+
+    def _input_tables(self, inputs: Mapping[str, np.ndarray]) -> None:
+        known = _field_names(self.datas[0])
+        for name in inputs:
+            if name not in known:
+                raise unknown_name("MjData field", name, known)
+        sizes = {name: getattr(self.datas[0], name).size for name in inputs}
+        self._inputs = {name: np.zeros((self.num_envs, size)) for name, size in sizes.items()}
+        self._input_targets, self._input_sources, self._input_bytes = self._tables(self._inputs)
+
+    def _tables(self, buffers: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the fields' addresses in each mjData (N, F), the buffers' (F,), the row sizes in bytes (F,)."""
+        inside = [[getattr(data, name).ctypes.data for name in buffers] for data in self.datas]
+        return (
+            np.array(inside, dtype=np.int64).reshape(self.num_envs, len(buffers)),
+            np.array([buffer.ctypes.data for buffer in buffers.values()], dtype=np.int64),
+            np.array([buffer.shape[1] * buffer.itemsize for buffer in buffers.values()], dtype=np.int64),
+        )
+
+    def _run(self, function: Callable[..., None], *args: Any) -> None:
+        """Run a compiled loop on every thread, this one included, until its tickets are used up."""
+        self._ticket[0] = 0
+        futures = []
+        if self._pool is not None:
+            futures = [self._pool.submit(function, *args) for _ in range(self.num_threads - 1)]
+        function(*args)
+        for future in futures:
+            future.result()
+
+    def _step_compiled(self) -> None:
+        assert self._kernel is not None
+        assert self._addresses is not None
+        functions = np.array(
+            [
+                self._addresses["mj_step"],
+                self._addresses["mj_forward"] if self.forward_after_step else 0,
+                self._addresses["mj_rnePostConstraint"] if self._post_constraint else 0,
+            ],
+            dtype=np.int64,
+        )
+        self._run(
+            self._kernel.step_until_empty,
+            self._ticket.ctypes.data,
+            self._chunk,
+            self.num_substeps,
+            functions,
+            self._model_pointers,
+            self._data_pointers,
+            self._input_sources,
+            self._input_targets,
+            self._input_bytes,
+            self._output_sources,
+            self._output_targets,
+            self._output_bytes,
+            self._warning_pointers,
+            self._warning_offsets,
+            self.diverged,
+        )
+
+    def _reset_compiled(self, env_ids: np.ndarray, qpos: np.ndarray, qvel: np.ndarray) -> None:
+        assert self._kernel is not None
+        assert self._addresses is not None
+        post_constraint = self._post_constraint and self.forward_after_step
+        functions = np.array(
+            [
+                self._addresses["mj_resetData"],
+                self._addresses["mj_forward"],
+                self._addresses["mj_rnePostConstraint"] if post_constraint else 0,
+            ],
+            dtype=np.int64,
+        )
+        self._run(
+            self._kernel.reset_until_empty,
+            self._ticket.ctypes.data,
+            functions,
+            env_ids.astype(np.int64),
+            self._model_pointers,
+            self._data_pointers,
+            qpos.ctypes.data,
+            qvel.ctypes.data,
+            self._qpos_pointers,
+            self._qvel_pointers,
+            qpos.itemsize * qpos.shape[1],
+            qvel.itemsize * qvel.shape[1],
+            self._output_sources,
+            self._output_targets,
+            self._output_bytes,
+        )
+
+
+def _field_names(data: mujoco.MjData) -> list[str]:
+    """Return the names of ``mjData``'s fields of floats whose size the model fixes."""
+    return [name for name in dir(data) if name[0] != "_" and _is_fixed_float_field(data, name)]
+
+
+def _is_fixed_float_field(data: mujoco.MjData, name: str) -> bool:
+    # Constraint fields live in an arena that is laid out anew at every step.
+    if name.startswith(("efc_", "iefc_", "efm_", "iacc", "ifrc_")):
+        return False
+    value = getattr(data, name)
+    return isinstance(value, np.ndarray) and value.dtype == np.float64 and bool(value.flags.c_contiguous)

@@ -1,0 +1,136 @@
+"""Open a task by name: the adapter's entry."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sim_rl_mujoco.driver import Driver
+from sim_rl_mujoco.render import Camera
+from sim_rl_mujoco.task import MujocoTask, TaskDriver
+from sim_rl_mujoco.tasks import TASKS, canonical_name, task_names
+from sim_rl_mujoco.vec_env import MujocoVecEnv
+from sim_rl_plugin.errors import UserError, unknown_name
+
+
+@contextlib.contextmanager
+def open_task(
+    task: str,
+    *,
+    num_envs: int,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+    render: bool = False,
+    num_threads: int | None = None,
+    max_episode_steps: int | None = None,
+    clip_actions: bool = True,
+    task_options: Mapping[str, Any] | None = None,
+    render_width: int = 320,
+    render_height: int = 240,
+    render_camera: str | None = None,
+) -> Iterator[MujocoVecEnv]:
+    """Open a task, and close it on exit.
+
+    Args:
+        task: A built-in robot (``HalfCheetah``, also as ``HalfCheetah-v5``), or a class of your own
+            derived from ``MujocoTask``: ``path/to/file.py:Class`` or ``package.module:Class``.
+        num_envs: Number of environments.
+        device: Where observations and rewards go; the simulation runs on the CPU.
+        seed: Decides every random number.
+        render: Open the renderer now, so that a missing camera is an error before the training.
+        num_threads: Threads that step; None means every core that the process may use.
+        max_episode_steps: Episode limit in control steps, instead of the task's own.
+        clip_actions: Clip actions to the actuators' control range.
+        task_options: Keyword arguments of the task's class, such as Gymnasium's reward weights.
+        render_width: Pixels.
+        render_height: Pixels.
+        render_camera: A camera of the model; None follows the robot.
+
+    Yields:
+        The environment.
+
+    Raises:
+        UserError: The task, an option or the camera does not exist.
+    """
+    task = canonical_name(task)
+    driver = _driver(task, dict(task_options or {}))
+    env = MujocoVecEnv(
+        driver,
+        # Without the path: a run folder that moved to another machine must still resume.
+        name=task.rpartition(":")[2],
+        num_envs=num_envs,
+        device=device,
+        seed=seed,
+        num_threads=num_threads,
+        max_episode_steps=max_episode_steps,
+        clip_actions=clip_actions,
+        camera=Camera(render_width, render_height, render_camera),
+    )
+    try:
+        if render:
+            env.render()
+        yield env
+    finally:
+        env.close()
+
+
+def _driver(task: str, options: dict[str, Any]) -> Driver:
+    own = task not in TASKS
+    if own and ":" not in task:
+        raise unknown_name(
+            "task", task, task_names(), hint="(a task of your own is written path/to/file.py:Class or module:Class)"
+        )
+    cls = _load(task if own else TASKS[task])
+    if own and not (isinstance(cls, type) and issubclass(cls, MujocoTask)):
+        raise UserError(f"task {task!r} is not a class derived from sim_rl_mujoco.MujocoTask")
+    parameters = inspect.signature(cls).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        for name in options:
+            if name not in parameters:
+                raise unknown_name("option", f"task_options.{name}", [f"task_options.{known}" for known in parameters])
+    instance = cls(**options)
+    return TaskDriver(instance, options) if own else instance
+
+
+def _load(target: str) -> Any:
+    """Import ``path/to/file.py:attribute`` or ``module:attribute``."""
+    place, _, attribute = target.rpartition(":")
+    if place.endswith(".py"):
+        module = _load_file(Path(place))
+    else:
+        try:
+            module = importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{place}.".startswith(f"{error.name}."):
+                raise
+            raise UserError(f"task {target!r}: there is no module {error.name!r}") from error
+    if not hasattr(module, attribute):
+        raise unknown_name(f"class in {place}", attribute, [name for name, v in vars(module).items() if _is_task(v)])
+    return getattr(module, attribute)
+
+
+def _is_task(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, MujocoTask) and value is not MujocoTask
+
+
+def _load_file(path: Path) -> Any:
+    path = path.expanduser().resolve()
+    if not path.is_file():
+        raise UserError(f"the task file {path} does not exist")
+    # Registered under its path, so that two files of one name do not become one module.
+    name = f"sim_rl_mujoco_task_{path.stem}_{abs(hash(str(path))):x}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module

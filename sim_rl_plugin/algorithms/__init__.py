@@ -1,0 +1,5 @@
+"""Learning algorithms."""
+
+from sim_rl_plugin.algorithms.ppo import PPO
+
+__all__ = ["PPO"]

@@ -1,0 +1,76 @@
+"""Optimizers whose learning rate is a tensor, so that a rule on the device can change it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from sim_rl_plugin.errors import unknown_name
+
+_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+    "rmsprop": torch.optim.RMSprop,
+}
+# One kernel for all parameters, which reads the learning rate where it lies.
+_FUSED = {torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD}
+
+
+def resolve_optimizer(optimizer_name: str) -> type[torch.optim.Optimizer]:
+    """Return the optimizer class called ``adam``, ``adamw``, ``sgd`` or ``rmsprop``, in any case.
+
+    Raises:
+        ValueError: There is no such optimizer.
+    """
+    try:
+        return _OPTIMIZERS[optimizer_name.lower()]
+    except KeyError:
+        raise unknown_name("algorithm.optimizer", optimizer_name, _OPTIMIZERS) from None
+
+
+def build_optimizer(
+    name: str, parameters: Iterable[torch.nn.Parameter], learning_rate: torch.Tensor
+) -> torch.optim.Optimizer:
+    """Build an optimizer that follows ``learning_rate``, a scalar tensor, where its kernel can."""
+    optimizer_class = resolve_optimizer(name)
+    if optimizer_class in _FUSED:
+        return optimizer_class(parameters, lr=learning_rate, fused=True)  # type: ignore[call-arg]
+    return optimizer_class(parameters, lr=learning_rate.item())  # type: ignore[call-arg]
+
+
+def publish_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: torch.Tensor) -> None:
+    """Make every parameter group use ``learning_rate`` in its next step."""
+    value: torch.Tensor | float = learning_rate if type(optimizer) in _FUSED else learning_rate.item()
+    for group in optimizer.param_groups:
+        group["lr"] = value
+
+
+def portable_state_dict(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return a state dict that a default-built optimizer of the same class, such as rsl_rl's, loads."""
+    state = optimizer.state_dict()
+    groups = [dict(group, lr=float(group["lr"])) for group in state["param_groups"]]
+    for group in groups:
+        if "fused" in group:
+            group["fused"] = None
+    return {"state": state["state"], "param_groups": groups}
+
+
+def load_portable_state_dict(
+    optimizer: torch.optim.Optimizer, state: dict[str, Any], learning_rate: torch.Tensor
+) -> None:
+    """Load a state dict that ours or rsl_rl's optimizer saved; its learning rate goes into ``learning_rate``.
+
+    Raises:
+        ValueError: The state belongs to other parameters.
+    """
+    groups = copy.deepcopy(state["param_groups"])
+    for group, own in zip(groups, optimizer.param_groups, strict=False):
+        if "fused" in own:
+            group["fused"] = own["fused"]
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+    learning_rate.fill_(float(groups[0]["lr"]))
+    publish_learning_rate(optimizer, learning_rate)

@@ -1,0 +1,190 @@
+"""Checkpoints: written whole or not at all, read without running code.
+
+A checkpoint is rsl_rl's dict (``actor_state_dict``, ``critic_state_dict``, ``optimizer_state_dict``,
+``iter``, ``infos``), so rsl_rl loads ours and we load its. Everything beyond that lies under the key
+``sim_rl``: the resolved config, the layout of observations and actions, counters, random states and
+the state of the simulation.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import re
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+
+from sim_rl_plugin.errors import UserError
+
+_FILE_NAME = re.compile(r"model_(\d+)\.pt")
+
+
+def save_checkpoint(path: str | Path, contents: dict[str, Any]) -> None:
+    """Write a checkpoint so that a crash leaves either the new file or what was there before.
+
+    Args:
+        path: The file; its folder is created if needed.
+        contents: Tensors, numbers, strings, None, and dicts, lists and tuples of them.
+
+    Raises:
+        ValueError: The folder cannot be written to, or the disk is full.
+    """
+    path = Path(path)
+    beside = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        beside = Path(name)
+        with os.fdopen(descriptor, "wb") as file:
+            torch.save(contents, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise UserError(f"cannot write the checkpoint {path}: {error.strerror or error}") from error
+    finally:
+        if beside is not None:
+            beside.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: str | Path, map_location: str | torch.device | None = "cpu") -> dict[str, Any]:
+    """Read a checkpoint, ours or rsl_rl's, without running any code that it may hold.
+
+    Args:
+        path: The file.
+        map_location: Device of the tensors; None keeps the one they were saved from.
+
+    Raises:
+        ValueError: The file is missing, damaged, holds code, or is no checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}")
+    try:
+        contents = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error).lower():
+            raise UserError(
+                f"the checkpoint {path} holds objects other than tensors and plain data; loading them could run code, "
+                "so it was not read"
+            ) from error
+        raise UserError(f"the checkpoint {path} is damaged: {_first_line(error)}") from error
+    except Exception as error:  # torch raises whatever the damage makes it stumble over
+        raise UserError(f"the checkpoint {path} is damaged: {_first_line(error)}") from error
+    if not isinstance(contents, dict) or not any(str(key).endswith("state_dict") for key in contents):
+        raise UserError(f"{path} is no checkpoint: it holds no state_dict")
+    return contents
+
+
+def find_checkpoint(run_or_file: str | Path) -> Path:
+    """Return the file itself, or the last checkpoint of a run folder that can be read.
+
+    A damaged file is skipped with a warning, for the one before it.
+
+    Raises:
+        ValueError: There is no such path, or no checkpoint in it that can be read.
+    """
+    path = Path(run_or_file)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(f"no run folder or checkpoint at {path}")
+    numbered = {int(match[1]): file for file in path.iterdir() if (match := _FILE_NAME.fullmatch(file.name))}
+    if not numbered:
+        raise UserError(f"no checkpoint (model_<iteration>.pt) in {path}")
+    for iteration in sorted(numbered, reverse=True):
+        try:
+            load_checkpoint(numbered[iteration])
+        except UserError as error:
+            warnings.warn(f"skipped: {error}", stacklevel=2)
+            continue
+        return numbered[iteration]
+    raise UserError(f"no checkpoint in {path} can be read")
+
+
+def describe_layout(obs: TensorDict, num_actions: int) -> dict[str, Any]:
+    """Return what a policy expects of an environment: groups with shapes and dtypes, and actions."""
+    groups = {
+        str(key): {"shape": list(value.shape[1:]), "dtype": str(value.dtype).removeprefix("torch.")}
+        for key, value in obs.items()
+    }
+    return {"observations": groups, "num_actions": int(num_actions)}
+
+
+def check_layout(checkpoint: dict[str, Any], env: Any) -> None:
+    """Raise if the policy of a checkpoint belongs to another robot than ``env``.
+
+    Groups that the environment has beyond those of the checkpoint do not matter. A checkpoint
+    without a layout (rsl_rl's) passes.
+
+    Raises:
+        ValueError: Names every difference.
+    """
+    saved = checkpoint.get("sim_rl", {}).get("layout")
+    if saved is None:
+        return
+    found = describe_layout(env.get_observations(), env.num_actions)
+    problems = []
+    for group, expected in saved["observations"].items():
+        actual = found["observations"].get(group)
+        if actual is None:
+            names = ", ".join(found["observations"])
+            problems.append(f"observation group {group!r} is missing (the environment has {names})")
+        elif actual["shape"] != expected["shape"]:
+            sizes = ["x".join(map(str, layout["shape"])) for layout in (expected, actual)]
+            problems.append(f"observation group {group!r} has size {sizes[1]}, the policy reads {sizes[0]}")
+    if saved["num_actions"] != found["num_actions"]:
+        problems.append(
+            f"the environment takes {found['num_actions']} actions, the policy gives {saved['num_actions']}"
+        )
+    if problems:
+        raise UserError("the policy belongs to another robot: " + "; ".join(problems))
+
+
+def random_state() -> dict[str, Any]:
+    """Return the states of the generators of torch, numpy and Python in plain data."""
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    state: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "numpy": [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
+        "python": random.getstate(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Continue the random numbers of ``random_state``."""
+    torch.set_rng_state(state["torch"].cpu())
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` survive a power cut; not every platform can open folders."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

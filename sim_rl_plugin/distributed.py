@@ -1,0 +1,36 @@
+"""The collectives that training needs, on ``torch.distributed``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+
+def all_reduce_mean(tensor: torch.Tensor) -> None:
+    """Replace ``tensor`` by its mean over all ranks."""
+    torch.distributed.all_reduce(tensor)
+    tensor /= torch.distributed.get_world_size()
+
+
+def broadcast(tensors: Iterable[torch.Tensor]) -> None:
+    """Replace every tensor by that of rank 0."""
+    for tensor in tensors:
+        torch.distributed.broadcast(tensor, src=0)
+
+
+def average_gradients(parameters: Iterable[torch.nn.Parameter], bucket_mb: float) -> None:
+    """Replace gradients by their mean over all ranks, in flat buffers of at most ``bucket_mb`` MB.
+
+    Parameters without a gradient are left out, so all ranks must have the same ones.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    for bucket in flat.split(max(1, int(bucket_mb * 2**20) // flat.element_size())):
+        all_reduce_mean(bucket)
+    offset = 0
+    for gradient in gradients:
+        gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
+        offset += gradient.numel()

@@ -1,0 +1,52 @@
+"""The interface of log writers."""
+
+from __future__ import annotations
+
+import pathlib
+from abc import ABC, abstractmethod
+from typing import Any
+
+
+class LogWriter(ABC):
+    """A destination of metrics, built as ``writer_class(log_dir=..., **arguments)``.
+
+    Only ``add_scalar`` must be written; everything else does nothing by default.
+    """
+
+    has_time_axis: bool = False
+    """Whether rewards are also sent as ``<tag>/time``, with seconds of training as the step."""
+
+    @abstractmethod
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+        """Record one value.
+
+        Args:
+            tag: Name such as ``Train/mean_reward``.
+            scalar_value: The value.
+            global_step: Iteration, or seconds for a tag that ends in ``/time``.
+        """
+
+    def end_iteration(self) -> None:
+        """Be told that all values of an iteration have been added."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs to continue this log."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue the log that ``state`` describes."""
+
+    def store_config(self, env_cfg: dict | object, train_cfg: dict[str, Any]) -> None:
+        """Record the settings; called once, at the start."""
+
+    def save_model(self, model_path: str, it: int) -> None:
+        """Record a checkpoint file."""
+
+    def save_file(self, path: str) -> None:
+        """Record any other file."""
+
+    def save_video(self, video: pathlib.Path, it: int) -> None:
+        """Record a video file."""
+
+    def stop(self) -> None:
+        """Write out what is pending and close."""

@@ -1,0 +1,243 @@
+"""Collects the metrics of a training and hands them to the console and the log writers."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sim_rl_plugin.errors import UserError
+from sim_rl_plugin.logging.console import TrainingConsole
+from sim_rl_plugin.logging.episodes import EnvironmentLog, EpisodeStatistics
+from sim_rl_plugin.logging.log_writer import LogWriter
+
+_RECENT_EPISODES = 100
+
+
+class Logger:
+    """The logger of a runner, with the methods and tags of rsl_rl's.
+
+    Only the main process of a distributed run writes.
+    """
+
+    def __init__(
+        self,
+        log_dir: str | None,
+        cfg: dict[str, Any],
+        env_cfg: dict | object,
+        num_envs: int,
+        is_distributed: bool = False,
+        gpu_world_size: int = 1,
+        gpu_global_rank: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        """Start counting; ``init_logging_writer`` opens the writers.
+
+        Args:
+            log_dir: Folder of the run; None keeps everything in memory.
+            cfg: Training dict; ``logger`` and ``num_steps_per_env`` are used.
+            env_cfg: The simulator's configuration, handed to the writers.
+            num_envs: Number of environments of this process.
+            is_distributed: Whether there are other processes.
+            gpu_world_size: How many processes there are.
+            gpu_global_rank: Which of them this is.
+            device: Device of the rewards.
+        """
+        self.log_dir = log_dir
+        self.cfg = cfg
+        self.env_cfg = env_cfg
+        self.num_envs = num_envs
+        self.gpu_world_size = gpu_world_size
+        self.disable_logs = is_distributed and gpu_global_rank != 0
+        self.git_status_repos: list[str] = []
+        self.tot_timesteps = 0
+        self.tot_time = 0.0
+        self.rewbuffer: deque[float] = deque(maxlen=_RECENT_EPISODES)
+        self.lenbuffer: deque[float] = deque(maxlen=_RECENT_EPISODES)
+        self.writers: list[LogWriter] = []
+        self._episodes = EpisodeStatistics(num_envs, device)
+        self._environment_log = EnvironmentLog()
+        self._console: TrainingConsole | None = None
+        self._session_start_time_s = 0.0
+        self._resume_at: int | None = None
+
+    @property
+    def writer(self) -> LogWriter | None:
+        """The first log writer, or None when nothing is written."""
+        return self.writers[0] if self.writers else None
+
+    def init_logging_writer(self) -> None:
+        """Open the writers that ``cfg["logger"]`` names, and store settings and code state."""
+        self._session_start_time_s = self.tot_time
+        if self.log_dir is None or self.disable_logs:
+            return
+        Path(self.log_dir).mkdir(parents=True, exist_ok=True)
+        self.writers = _build_writers(self.cfg.get("logger", "tensorboard"), self.log_dir)
+        files = self._store_code_state(Path(self.log_dir) / "git")
+        for writer in self.writers:
+            writer.store_config(self.env_cfg, self.cfg)
+            if self._resume_at is not None:
+                writer.load_state_dict({"next_iteration": self._resume_at})
+            for file in files:
+                writer.save_file(file)
+
+    def process_env_step(
+        self,
+        rewards: torch.Tensor,
+        dones: torch.Tensor,
+        extras: dict[str, Any],
+        intrinsic_rewards: torch.Tensor | None = None,
+    ) -> None:
+        """Count one step of all environments; rewards and dones are ``(num_envs,)``."""
+        log = extras.get("episode", extras.get("log"))
+        if log:
+            self._environment_log.add(log)
+        self._episodes.add(rewards if intrinsic_rewards is None else rewards + intrinsic_rewards, dones)
+
+    def log(
+        self,
+        it: int,
+        start_it: int,
+        total_it: int,
+        collect_time: float,
+        learn_time: float,
+        loss_dict: dict[str, float],
+        learning_rate: float,
+        action_std: torch.Tensor,
+        rnd_weight: float | None = None,
+    ) -> dict[str, float]:
+        """Write the metrics of an iteration and show them.
+
+        Args:
+            it: The iteration.
+            start_it: First iteration of this call to ``learn``.
+            total_it: One past the last iteration.
+            collect_time: Seconds spent in the rollout.
+            learn_time: Seconds spent in the update.
+            loss_dict: What ``update`` returned.
+            learning_rate: The current learning rate.
+            action_std: Standard deviation of the actions.
+            rnd_weight: Weight of the intrinsic reward.
+
+        Returns:
+            All metrics under their tags.
+        """
+        steps = self.cfg["num_steps_per_env"] * self.num_envs * self.gpu_world_size
+        iteration_time_s = collect_time + learn_time
+        self.tot_timesteps += steps
+        self.tot_time += iteration_time_s
+        returns, lengths = self._episodes.finished()
+        self.rewbuffer.extend(returns)
+        self.lenbuffer.extend(lengths)
+
+        metrics = self._environment_log.means()
+        metrics.update({f"Loss/{key}": value for key, value in loss_dict.items()})
+        metrics["Loss/learning_rate"] = learning_rate
+        metrics["Policy/mean_std"] = action_std.mean().item()
+        metrics["Perf/total_fps"] = steps / iteration_time_s
+        metrics["Perf/collection_time"] = collect_time
+        metrics["Perf/learning_time"] = learn_time
+        metrics["Perf/total_steps"] = self.tot_timesteps
+        metrics["Perf/total_time_s"] = self.tot_time
+        if rnd_weight is not None:
+            metrics["Rnd/weight"] = rnd_weight
+        if self.rewbuffer:
+            metrics["Train/mean_reward"] = statistics.fmean(self.rewbuffer)
+            metrics["Train/mean_episode_length"] = statistics.fmean(self.lenbuffer)
+        self._write(metrics, it)
+        self._show(metrics, it, start_it, total_it)
+        return metrics
+
+    def _write(self, metrics: dict[str, float], it: int) -> None:
+        for writer in self.writers:
+            for tag, value in metrics.items():
+                writer.add_scalar(tag, value, it)
+                if writer.has_time_axis and tag.startswith("Train/"):
+                    writer.add_scalar(f"{tag}/time", value, int(self.tot_time))
+            writer.end_iteration()
+
+    def _show(self, metrics: dict[str, float], it: int, start_it: int, total_it: int) -> None:
+        if self.disable_logs or not self.cfg.get("console", True):
+            return
+        if self._console is None:
+            self._console = TrainingConsole(total_it, start_it)
+        done = it + 1 - start_it
+        seconds_per_iteration = (self.tot_time - self._session_start_time_s) / done
+        self._console.show(it + 1, metrics, seconds_per_iteration * (total_it - it - 1))
+
+    def save_model(self, path: str, it: int) -> None:
+        """Hand a checkpoint to the writers."""
+        for writer in self.writers:
+            writer.save_model(path, it)
+
+    def stop_logging_writer(self) -> None:
+        """Close console and writers."""
+        if self._console is not None:
+            self._console.stop()
+            self._console = None
+        for writer in self.writers:
+            writer.stop()
+        self.writers = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return counters, recent episodes and episodes in progress."""
+        return {
+            "total_steps": self.tot_timesteps,
+            "total_time_s": self.tot_time,
+            "recent_returns": list(self.rewbuffer),
+            "recent_lengths": list(self.lenbuffer),
+            "episodes": self._episodes.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], next_iteration: int) -> None:
+        """Continue from ``state_dict``; what writers recorded from ``next_iteration`` on is dropped."""
+        self.tot_timesteps = state["total_steps"]
+        self.tot_time = state["total_time_s"]
+        self.rewbuffer.extend(state["recent_returns"])
+        self.lenbuffer.extend(state["recent_lengths"])
+        self._episodes.load_state_dict(state["episodes"])
+        self._resume_at = next_iteration
+
+    def _store_code_state(self, folder: Path) -> list[str]:
+        """Write commit, status and diff of every registered repository; return the files."""
+        files = []
+        for path in self.git_status_repos:
+            place = Path(path) if Path(path).is_dir() else Path(path).parent
+            top = _git(place, "rev-parse", "--show-toplevel")
+            if top is None:
+                continue
+            file = folder / f"{Path(top).name}.diff"
+            if not file.exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                parts = (
+                    _git(place, *command) or "" for command in (["rev-parse", "HEAD"], ["status"], ["diff", "HEAD"])
+                )
+                file.write_text("\n\n".join(parts), encoding="utf-8")
+            files.append(str(file))
+        return files
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return the output of a git command in ``folder``, or None where there is no git or no repository."""
+    try:
+        result = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def _build_writers(logger_cfg: Any, log_dir: str) -> list[LogWriter]:
+    """Return the writers that a name, a dict with ``class_name``, or a list of them describes."""
+    from sim_rl_plugin.registry import resolve_class
+
+    writers = []
+    for item in logger_cfg if isinstance(logger_cfg, (list, tuple)) else [logger_cfg]:
+        if not isinstance(item, (str, dict)):
+            raise UserError(f"logger: expected a name or a dict with class_name, found {item!r}")
+        writer_class, arguments = resolve_class({"class_name": item} if isinstance(item, str) else item, "logger")
+        writers.append(writer_class(log_dir=log_dir, **arguments))
+    return writers

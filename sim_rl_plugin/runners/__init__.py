@@ -1,0 +1,5 @@
+"""Runners: the training loop."""
+
+from sim_rl_plugin.runners.on_policy_runner import OnPolicyRunner
+
+__all__ = ["OnPolicyRunner"]

@@ -1,0 +1,375 @@
+"""The training loop of on-policy algorithms."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import nn
+
+import sim_rl_plugin
+from sim_rl_plugin import plugins
+from sim_rl_plugin.algorithms import PPO
+from sim_rl_plugin.checkpoint import (
+    check_layout,
+    describe_layout,
+    load_checkpoint,
+    random_state,
+    save_checkpoint,
+    set_random_state,
+)
+from sim_rl_plugin.config import check_train_cfg
+from sim_rl_plugin.env import VecEnv
+from sim_rl_plugin.env.finite import FiniteWatch
+from sim_rl_plugin.errors import UserError
+from sim_rl_plugin.logging.logger import Logger
+from sim_rl_plugin.registry import resolve_callable
+from sim_rl_plugin.runners.stop_signal import StopSignal
+
+_CHECKPOINT_FORMAT = 1
+
+
+class OnPolicyRunner:
+    """Trains an algorithm on an environment: rollout, returns, update, log, checkpoint, and again.
+
+    Takes rsl_rl's training dict as it is and offers rsl_rl's methods.
+    """
+
+    alg: PPO
+    """The algorithm."""
+
+    def __init__(self, env: VecEnv, train_cfg: dict[str, Any], log_dir: str | None = None, device: str = "cpu") -> None:
+        """Build the algorithm for the environment.
+
+        Args:
+            env: The environment.
+            train_cfg: Training dict in rsl_rl's shape; not modified.
+            log_dir: Folder for logs and checkpoints; None writes nothing.
+            device: Where to learn, such as ``cpu`` or ``cuda:0``.
+
+        Raises:
+            ValueError: The training dict has a missing, unknown or ill-typed key.
+        """
+        self.env = env
+        self.cfg: dict[str, Any] = check_train_cfg(train_cfg)
+        self.device = device
+        self._configure_multi_gpu()
+
+        obs = env.get_observations().to(device)
+        algorithm_class = resolve_callable(self.cfg["algorithm"]["class_name"])
+        self.alg = algorithm_class.construct_algorithm(obs, env, self.cfg, device)
+        self.layout = describe_layout(obs, env.num_actions)
+        self.logger = Logger(
+            log_dir=log_dir,
+            cfg=self.cfg,
+            env_cfg=env.cfg,
+            num_envs=env.num_envs,
+            is_distributed=self.is_distributed,
+            gpu_world_size=self.gpu_world_size,
+            gpu_global_rank=self.gpu_global_rank,
+            device=device,
+        )
+        self.logger.git_status_repos.append(sim_rl_plugin.__file__)
+
+        self.current_learning_iteration = 0
+        self.completed_iterations = 0
+        """Iterations done since the start of training, in earlier processes too."""
+        self.interrupted = False
+        """Whether the last ``learn`` was ended by Ctrl-C."""
+        self._simulation_restored = False
+        self._finite_watch = FiniteWatch() if self.cfg.get("check_for_nan", True) else None
+
+    # Training
+
+    def learn(self, num_learning_iterations: int, init_at_random_ep_len: bool = False) -> None:
+        """Train for a number of iterations.
+
+        Ctrl-C ends the training after the current iteration, with a checkpoint; ``interrupted``
+        tells. A second Ctrl-C ends it at once.
+
+        Args:
+            num_learning_iterations: How many iterations.
+            init_at_random_ep_len: Start from random episode ages, so that environments with a time
+                limit do not end all at once.
+
+        Raises:
+            ValueError: The environment returned NaN or infinity; the policy is the one before.
+            KeyboardInterrupt: After the checkpoint of a Ctrl-C.
+        """
+        if init_at_random_ep_len and not self._simulation_restored:
+            self._spread_episode_ends()
+        obs = self._to_device(self.env.get_observations())
+        self.alg.train_mode()
+        if self.is_distributed:
+            self.alg.broadcast_parameters()
+        self.logger.init_logging_writer()
+        hooks = plugins.get_manager()
+        hooks.fire("sim_rl_run_start", runner=self)
+
+        first = self.current_learning_iteration
+        end = first + num_learning_iterations
+        self.interrupted = False
+        try:
+            with StopSignal() as stop:
+                for iteration in range(first, end):
+                    obs = self._iterate(obs, iteration, first, end)
+                    self.interrupted = stop.requested
+                    is_last = iteration == end - 1 or self.interrupted
+                    if self.logger.writer is not None and (is_last or iteration % self.cfg["save_interval"] == 0):
+                        self._save_into_run_folder(iteration)
+                    if self.interrupted:
+                        break
+        except BaseException as error:
+            hooks.fire("sim_rl_run_error", runner=self, error=error)
+            raise
+        finally:
+            self.logger.stop_logging_writer()
+        hooks.fire("sim_rl_run_end", runner=self)
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    def _iterate(self, obs: TensorDict, iteration: int, first: int, end: int) -> TensorDict:
+        """Collect one rollout, learn from it, and log; return the observations to continue from."""
+        start_s = time.perf_counter()
+        with torch.inference_mode():
+            obs = self._collect_rollout(obs)
+            if self._finite_watch is not None:
+                self._finite_watch.check()
+            collected_s = time.perf_counter()
+            self.alg.compute_returns(obs)
+        losses = self.alg.update()
+        learned_s = time.perf_counter()
+        self.current_learning_iteration = iteration
+        self.completed_iterations = iteration + 1
+        metrics = self.logger.log(
+            it=iteration,
+            start_it=first,
+            total_it=end,
+            collect_time=collected_s - start_s,
+            learn_time=learned_s - collected_s,
+            loss_dict=losses,
+            learning_rate=self.alg.learning_rate,
+            action_std=self.alg.get_policy().output_std,
+        )
+        plugins.get_manager().fire("sim_rl_iteration_end", runner=self, iteration=iteration, metrics=metrics)
+        return obs
+
+    def _collect_rollout(self, obs: TensorDict) -> TensorDict:
+        """Step the environment ``num_steps_per_env`` times."""
+        # Algorithms of third parties need not know how to put off work until the rollout is complete.
+        begin_rollout = getattr(self.alg, "begin_rollout", None)
+        if begin_rollout is not None:
+            begin_rollout()
+        for _ in range(self.cfg["num_steps_per_env"]):
+            actions = self.alg.act(obs)
+            obs, rewards, dones, extras = self.env.step(actions.to(self.env.device))
+            obs, rewards, dones = self._to_device(obs), rewards.to(self.device), dones.to(self.device)
+            if self._finite_watch is not None:
+                self._finite_watch.add(obs, rewards, dones)
+            self.alg.process_env_step(obs, rewards, dones, extras)
+            self.logger.process_env_step(rewards, dones, extras)
+        return obs
+
+    def _to_device(self, obs: TensorDict) -> TensorDict:
+        """Move observations, if they are not there already: even a move to the same place costs time."""
+        return obs if obs.device == torch.device(self.device) else obs.to(self.device)
+
+    def _spread_episode_ends(self) -> None:
+        ages = self.env.episode_length_buf
+        if isinstance(self.env.max_episode_length, torch.Tensor):
+            limits = self.env.max_episode_length.to(ages.device)
+            self.env.episode_length_buf = (torch.rand(ages.shape, device=ages.device) * limits).to(ages.dtype)
+        else:
+            self.env.episode_length_buf = torch.randint_like(ages, high=int(self.env.max_episode_length))
+
+    # Checkpoints
+
+    def save(self, path: str, infos: dict[str, Any] | None = None) -> None:
+        """Write a checkpoint that rsl_rl can load too.
+
+        Args:
+            path: The file.
+            infos: Anything to store with it: tensors and plain data.
+
+        Raises:
+            ValueError: The file cannot be written.
+        """
+        contents = self.alg.save()
+        contents["iter"] = self.current_learning_iteration
+        contents["infos"] = infos
+        env_state = self.env.state_dict() if hasattr(self.env, "state_dict") else None
+        contents["sim_rl"] = {
+            "format": _CHECKPOINT_FORMAT,
+            "version": sim_rl_plugin.__version__,
+            "config": _plain(self.cfg),
+            "layout": self.layout,
+            "completed_iterations": self.completed_iterations,
+            "logger": self.logger.state_dict(),
+            "random": random_state(),
+            "environment": env_state,
+        }
+        save_checkpoint(path, contents)
+        self.logger.save_model(path, self.current_learning_iteration)
+
+    def _save_into_run_folder(self, iteration: int) -> None:
+        assert self.logger.log_dir is not None
+        path = os.path.join(self.logger.log_dir, f"model_{iteration}.pt")
+        self.save(path)
+        plugins.get_manager().fire("sim_rl_checkpoint_saved", runner=self, path=Path(path), iteration=iteration)
+
+    def load(
+        self,
+        path: str,
+        load_cfg: dict[str, bool] | None = None,
+        strict: bool = True,
+        map_location: str | None = None,
+    ) -> dict[str, Any] | None:
+        """Load models and optimizer from a checkpoint, ours or rsl_rl's.
+
+        Args:
+            path: The file.
+            load_cfg: What to load, see ``PPO.load``; None loads everything.
+            strict: Whether a model's parameter names must match exactly.
+            map_location: Device of the loaded tensors; None takes the runner's.
+
+        Returns:
+            The ``infos`` that were saved with it.
+
+        Raises:
+            ValueError: The file is missing, damaged, or belongs to another robot.
+        """
+        contents = load_checkpoint(path, map_location or self.device)
+        self._load(contents, path, load_cfg, strict)
+        return contents.get("infos")
+
+    def _load(self, contents: dict[str, Any], path: str, load_cfg: dict[str, bool] | None, strict: bool) -> None:
+        check_layout(contents, self.env)
+        try:
+            load_iteration = self.alg.load(contents, load_cfg, strict)
+        except RuntimeError as error:
+            # torch lists every parameter on lines of its own.
+            reason = " ".join(str(error).split())
+            raise UserError(f"the checkpoint {path} does not fit the model of this config: {reason}") from error
+        if load_iteration:
+            self.current_learning_iteration = contents["iter"]
+
+    def resume(self, path: str) -> None:
+        """Continue the training that wrote a checkpoint as if it had never stopped.
+
+        Beyond ``load`` this restores counters, random states, episodes in progress and the
+        simulation. What the environment cannot restore starts afresh, with a warning.
+
+        Raises:
+            ValueError: The file is missing, damaged, or belongs to another robot.
+        """
+        contents = load_checkpoint(path, self.device)
+        self._load(contents, path, None, strict=True)
+        state = contents.get("sim_rl")
+        if state is None:
+            self.completed_iterations = self.current_learning_iteration + 1
+            self.current_learning_iteration = self.completed_iterations
+            warnings.warn(f"{path} was not written by sim-rl: the simulation starts afresh", stacklevel=2)
+            return
+        self.completed_iterations = state["completed_iterations"]
+        self.current_learning_iteration = self.completed_iterations
+        self.logger.load_state_dict(state["logger"], self.completed_iterations)
+        if state["environment"] is None:
+            warnings.warn("this simulator cannot restore its state: episodes start afresh", stacklevel=2)
+        else:
+            self.env.load_state_dict(state["environment"])
+            self._simulation_restored = True
+        set_random_state(state["random"])
+
+    # Inference
+
+    def get_inference_policy(self, device: str | None = None) -> nn.Module:
+        """Return the policy in evaluation mode, on ``device`` if given: observations in, actions out."""
+        self.alg.eval_mode()
+        return self.alg.get_policy().to(device)
+
+    def export_policy_to_jit(self, path: str, filename: str = "policy.pt") -> None:
+        """Write the deterministic policy as TorchScript.
+
+        Args:
+            path: Folder, created if needed.
+            filename: Name of the file in it.
+        """
+        model = self.alg.get_policy().as_jit().to("cpu").eval()
+        os.makedirs(path, exist_ok=True)
+        torch.jit.script(model).save(os.path.join(path, filename))
+
+    def export_policy_to_onnx(self, path: str, filename: str = "policy.onnx", verbose: bool = False) -> None:
+        """Write the deterministic policy as ONNX, opset 18.
+
+        Args:
+            path: Folder, created if needed.
+            filename: Name of the file in it.
+            verbose: Let the exporter print what it does.
+
+        Raises:
+            ValueError: The packages for export are not installed.
+        """
+        try:
+            import onnxscript  # noqa: F401
+        except ImportError as error:
+            raise UserError('exporting to ONNX needs more packages: pip install "sim-rl-plugin[export]"') from error
+        model: Any = self.alg.get_policy().as_onnx(verbose=verbose).to("cpu").eval()
+        os.makedirs(path, exist_ok=True)
+        torch.onnx.export(
+            model,
+            model.get_dummy_inputs(),
+            os.path.join(path, filename),
+            opset_version=18,
+            verbose=verbose,
+            input_names=model.input_names,
+            output_names=model.output_names,
+        )
+
+    def add_git_repo_to_log(self, repo_file_path: str) -> None:
+        """Store the git state of the repository around this file with the run."""
+        self.logger.git_status_repos.append(repo_file_path)
+
+    # Distributed training
+
+    def _configure_multi_gpu(self) -> None:
+        """Join the process group that a launcher's environment variables describe."""
+        self.gpu_world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.gpu_local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        self.gpu_global_rank = int(os.environ.get("RANK", "0"))
+        self.is_distributed = self.gpu_world_size > 1
+        self.cfg["multi_gpu"] = None
+        if not self.is_distributed:
+            self.gpu_local_rank = self.gpu_global_rank = 0
+            return
+        kind = torch.device(self.device).type
+        if kind == "cuda" and self.device != f"cuda:{self.gpu_local_rank}":
+            raise UserError(f"device: local rank {self.gpu_local_rank} learns on 'cuda:{self.gpu_local_rank}', "
+                            f"found {self.device!r}")  # fmt: skip
+        self.cfg["multi_gpu"] = {
+            "global_rank": self.gpu_global_rank,
+            "local_rank": self.gpu_local_rank,
+            "world_size": self.gpu_world_size,
+        }
+        if kind == "cuda":
+            torch.cuda.set_device(self.gpu_local_rank)
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
+
+
+def _plain(value: Any) -> Any:
+    """Return a config as plain data: classes and functions by their ``module:name``, tuples as lists."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return copy.copy(value)
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}:{value.__qualname__}"
+    return str(value)

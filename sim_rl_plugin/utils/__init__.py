@@ -1,0 +1,20 @@
+"""The helper names that code written against rsl_rl imports; each lives in the room it belongs to."""
+
+from sim_rl_plugin.algorithms.optimizer import resolve_optimizer
+from sim_rl_plugin.env.finite import check_nan
+from sim_rl_plugin.logging.log_writer import LogWriter
+from sim_rl_plugin.models.observation_sets import resolve_obs_groups
+from sim_rl_plugin.modules.activation import resolve_nn_activation
+from sim_rl_plugin.modules.mlp import get_param
+from sim_rl_plugin.registry import resolve_callable, resolve_class
+
+__all__ = [
+    "LogWriter",
+    "check_nan",
+    "get_param",
+    "resolve_callable",
+    "resolve_class",
+    "resolve_nn_activation",
+    "resolve_obs_groups",
+    "resolve_optimizer",
+]
