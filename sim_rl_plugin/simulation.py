@@ -37,11 +37,13 @@ def resolve_device(name: str) -> str:
     return f"cuda:{device.index or 0}" if device.type == "cuda" else str(device)
 
 
-def seed_everything(seed: int) -> None:
-    """Seed torch on every device, NumPy and Python."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+def prepare_process(config: RunConfig) -> None:
+    """Seed torch on every device, NumPy and Python, and set torch's number of threads."""
+    random.seed(config.seed)
+    np.random.seed(config.seed % 2**32)
+    torch.manual_seed(config.seed)
+    if config.torch_num_threads is not None:
+        torch.set_num_threads(config.torch_num_threads)
 
 
 @contextmanager

@@ -111,6 +111,7 @@ def _has_ffmpeg() -> bool:
 def _write_mp4(path: Path, first: np.ndarray, frames: Iterator[np.ndarray], rate: float) -> None:
     import imageio.v2
 
+    writer: Any
     with imageio.v2.get_writer(path, format="FFMPEG", fps=rate, macro_block_size=2) as writer:
         writer.append_data(first)
         for frame in frames:

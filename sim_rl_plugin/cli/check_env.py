@@ -29,11 +29,11 @@ def check_env_command(
     """
     from sim_rl_plugin.config import load_config
     from sim_rl_plugin.env.check import check_env
-    from sim_rl_plugin.simulation import open_env, resolve_device, seed_everything
+    from sim_rl_plugin.simulation import open_env, prepare_process, resolve_device
 
     given = {"num_envs": num_envs, "device": device, "seed": seed}
     config = load_config(simulator, task, None, overrides, given)
-    seed_everything(config.seed)
+    prepare_process(config)
     with open_env(config, device=resolve_device(config.device)) as env:
         problems = check_env(env)
     for problem in problems:

@@ -11,7 +11,7 @@ from sim_rl_plugin.cli import options
 from sim_rl_plugin.cli.reuse import config_of_run
 from sim_rl_plugin.evaluation import EvaluationResult, evaluate
 from sim_rl_plugin.run_folder import load_policy
-from sim_rl_plugin.simulation import open_env, resolve_device, seed_everything
+from sim_rl_plugin.simulation import open_env, prepare_process, resolve_device
 
 
 @click.command("eval")
@@ -40,7 +40,7 @@ def evaluate_run(
     """
     saved, config = config_of_run(run, {"simulator": simulator, "task": task, "seed": seed, "device": device})
     where = resolve_device(config.device)
-    seed_everything(config.seed)
+    prepare_process(config)
     with open_env(config, device=where, num_envs=num_envs or episodes) as env:
         result = evaluate(load_policy(saved, config, env, where), env, episodes)
     if as_json:

@@ -36,6 +36,7 @@ def _describe(name: str) -> dict[str, Any]:
     try:
         entry = registry.get_entry("adapters", name)
         summary, missing = entry.summary, registry.missing_requirements(entry)
+        registry.check_requirements("adapters", entry)
         tasks = registry.load_tasks(name)
     except UserError as error:
         problem = str(error)

@@ -11,7 +11,7 @@ import click
 from sim_rl_plugin.cli import options
 from sim_rl_plugin.cli.reuse import config_of_run
 from sim_rl_plugin.run_folder import load_policy
-from sim_rl_plugin.simulation import open_env, resolve_device, seed_everything
+from sim_rl_plugin.simulation import open_env, prepare_process, resolve_device
 from sim_rl_plugin.video import show, write_video
 
 
@@ -38,7 +38,7 @@ def play(
     """
     saved, config = config_of_run(run, {"simulator": simulator, "task": task, "seed": seed, "device": device})
     where = resolve_device(config.device)
-    seed_everything(config.seed)
+    prepare_process(config)
     with open_env(config, device=where, num_envs=1, render=True) as env:
         policy = load_policy(saved, config, env, where)
         if video is None and _has_display():

@@ -26,7 +26,7 @@ from sim_rl_plugin.run_folder import (
     new_run_folder,
     write_config,
 )
-from sim_rl_plugin.simulation import open_env, resolve_device, seed_everything
+from sim_rl_plugin.simulation import open_env, prepare_process, resolve_device
 from sim_rl_plugin.video import step_time_s, write_video
 
 _VIDEO_TIME_S = 10.0
@@ -124,7 +124,7 @@ def _run_folder(saved: SavedRun | None, run_dir: Path | None, runs_root: Path, c
 
 def _train(config: RunConfig, device: str, saved: SavedRun | None, run_folder: Callable[[], Path]) -> Outcome:
     """Train to ``config.max_iterations``; the run folder is made once nothing can be wrong with the settings."""
-    seed_everything(config.seed)
+    prepare_process(config)
     with open_env(config, device=device) as env:
         folder = run_folder()
         runner = build_runner(config, env, device, folder)
@@ -174,6 +174,8 @@ def _attempt(make: Callable[[], str]) -> str:
     """Return what ``make`` returns, or one line that says why not: the training itself is done and saved."""
     try:
         return make()
+    except KeyboardInterrupt:
+        return "none: interrupted"
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         return f"none: {reason}"

@@ -16,7 +16,7 @@ from typing import Any
 from sim_rl_plugin.config.files import merge_layers, read_config
 from sim_rl_plugin.config.overrides import parse_overrides
 from sim_rl_plugin.config.schema import RunConfig, schema_defaults, unknown_setting
-from sim_rl_plugin.config.signature import check_arguments
+from sim_rl_plugin.config.signature import check_arguments, check_value
 from sim_rl_plugin.config.yaml_text import dump
 from sim_rl_plugin.errors import UserError, nearest
 from sim_rl_plugin.plugins import get_manager
@@ -30,6 +30,9 @@ PROVIDED_TO_ADAPTER = ("task", "num_envs", "device", "seed", "render")
 # rsl_rl's construct_algorithm takes this one out of the algorithm's settings before the constructor
 # sees them.
 _CONSTRUCTION_KEYS = {"share_cnn_encoders": bool}
+
+# Top-level keys that every runner reads; the others are the business of train scripts.
+_RUNNERS_KEYS = ("num_steps_per_env", "save_interval", "obs_groups", "check_for_nan")
 
 # Keys that simulators put beside rsl_rl's own, for their train scripts.
 _OTHERS_KEYS = (
@@ -192,9 +195,13 @@ def check_train_cfg(train_cfg: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: A section is missing, or a setting is unknown or has the wrong type.
     """
-    if "algorithm" not in train_cfg:
-        raise UserError(f"algorithm is missing: expected a mapping with 'class_name', found {sorted(train_cfg)}")
+    for key in ("algorithm", "num_steps_per_env"):
+        if key not in train_cfg:
+            raise UserError(f"{key} is missing: the training dict has {', '.join(map(str, train_cfg)) or 'no keys'}")
     _warn_of_near_misses([key for key in train_cfg if key not in RunConfig.model_fields])
+    for key in _RUNNERS_KEYS:
+        if key in train_cfg:
+            check_value(RunConfig.model_fields[key].annotation, train_cfg[key], key)
     check_classes(train_cfg)
     return copy.deepcopy(train_cfg)
 

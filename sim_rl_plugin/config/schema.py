@@ -89,6 +89,9 @@ class RunConfig(BaseModel):
     )
     """Mode of `torch.compile` for the learner; null runs it eagerly."""
 
+    torch_num_threads: int | None = Field(default=None, gt=0)
+    """Threads of torch's operations on the CPU; null leaves torch's choice, which is every core."""
+
     init_at_random_ep_len: bool = True
     """Whether the first episodes start at random times, so that not all environments end together."""
 

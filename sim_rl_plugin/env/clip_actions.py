@@ -33,7 +33,7 @@ class ClipActions(VecEnv):
         return getattr(self.env, name)
 
     @property
-    def episode_length_buf(self) -> torch.Tensor:  # type: ignore[override]
+    def episode_length_buf(self) -> torch.Tensor:
         """Control steps since each environment's last reset, ``(num_envs,)``."""
         return self.env.episode_length_buf
 

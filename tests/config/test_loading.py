@@ -88,7 +88,6 @@ def test_the_tuned_settings_load_without_a_complaint(simulator, task, caplog):
     with caplog.at_level(logging.WARNING):
         config = load_config(simulator, task)
     assert not caplog.records
-    assert config.num_envs * config.num_steps_per_env == 8192
     if simulator == "gymnasium":
         mujoco = load_config("mujoco", task)
         assert (config.algorithm, config.actor) == (mujoco.algorithm, mujoco.actor)
@@ -103,6 +102,15 @@ def test_every_key_of_the_tuned_settings_has_a_comment():
             key, _, value = line.partition(":")
             if value and key.strip() not in ("class_name", "base"):
                 assert "  # " in value, f"{path}: {line}"
+
+
+def test_a_checkouts_settings_come_before_the_packages(tmp_path: Path, monkeypatch):
+    package = tmp_path / "sim_rl_plugin"
+    monkeypatch.setattr("sim_rl_plugin.config.files.__file__", str(package / "config" / "files.py"))
+    (tmp_path / "configs").mkdir()
+    assert configs_folder() == package / "configs"
+    (tmp_path / "pyproject.toml").touch()
+    assert configs_folder() == tmp_path / "configs"
 
 
 def test_a_task_without_a_file_gets_its_simulators_defaults():
@@ -176,7 +184,7 @@ def test_a_config_is_frozen_and_hands_out_copies():
 
 def test_a_dumped_config_is_read_back_identically(tmp_path: Path):
     config = load_config(
-        "mujoco", "Ant", overrides=["run_name='3e-4'", "logger=[csv, {class_name: wandb}]", "clip_actions=1"]
+        "mujoco", "Ant", overrides=["run_name='3e-4'", "logger=[tensorboard, {class_name: csv}]", "clip_actions=1"]
     )
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(config))
@@ -259,8 +267,12 @@ def test_an_rsl_rl_dict_is_strict_within_and_helpful_on_top(caplog):
         wrong[section][key] = 1
         with pytest.raises(UserError, match=rf"^unknown key '{section}\.{key}': did you mean"):
             check_train_cfg(wrong)
-    with pytest.raises(UserError, match="algorithm is missing"):
+    with pytest.raises(UserError, match="algorithm is missing: the training dict has num_steps_per_env"):
         check_train_cfg({"num_steps_per_env": 3})
+    with pytest.raises(UserError, match="num_steps_per_env: expected an integer, found '24'"):
+        check_train_cfg({**cfg, "num_steps_per_env": "24"})
+    with pytest.raises(UserError, match="obs_groups: expected a mapping, found"):
+        check_train_cfg({**cfg, "obs_groups": {"actor": "policy"}})
 
 
 def test_every_setting_is_explained():
