@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from sim_rl_mujoco.driver import Driver, Outcome, control_range
-from sim_rl_mujoco.engine import Engine
+from sim_rl_mujoco.engine import Engine, load_model
 
 Fields = Callable[[str], np.ndarray]
 """Field name to ``(rows, size)``."""
@@ -48,7 +48,7 @@ class GymnasiumTask(Driver):
             xml_file: A model to use instead of the task's own, with the same joints and actuators.
             frame_skip: Physics steps per control step.
         """
-        self.model = mujoco.MjModel.from_xml_path(xml_file or str(_ASSETS / self.xml_name))
+        self.model = load_model(Path(xml_file) if xml_file else _ASSETS / self.xml_name)
         self.num_substeps = frame_skip
         self.dt_s = self.model.opt.timestep * frame_skip
         self.num_actions = self.model.nu
@@ -63,6 +63,10 @@ class GymnasiumTask(Driver):
         self.generators = [
             np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, env)))) for env in range(engine.num_envs)
         ]
+        # A field that is first asked for after a step would be computed from the state, and not lag as it should.
+        self.remember(engine.field)
+        self.evaluate(engine.field, np.zeros((engine.num_envs, self.num_actions)))
+        self.observation_parts(engine.field)
 
     def inputs(self, actions: np.ndarray) -> dict[str, np.ndarray]:
         """See ``Driver``."""
@@ -96,9 +100,10 @@ class GymnasiumTask(Driver):
         if observations is None:
             return {"policy": self._rounded(self.observation_parts(self.engine.field))}
         fresh = self._rounded(self.observation_parts(lambda name: self.engine.field(name)[env_ids]))
-        policy = observations["policy"].clone()
-        policy[torch.from_numpy(env_ids)] = fresh
-        return {"policy": policy}
+        # In numpy, because torch would wake its own threads for a batch of this size.
+        policy = observations["policy"].cpu().numpy().copy()
+        policy[env_ids] = fresh.cpu().numpy()
+        return {"policy": torch.from_numpy(policy).to(self.device)}
 
     def observation_float64(self) -> np.ndarray:
         """Return the current observations before rounding, ``(N, size)``."""

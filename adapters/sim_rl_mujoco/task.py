@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from sim_rl_mujoco.driver import Driver, Outcome, control_range
-from sim_rl_mujoco.engine import Engine
+from sim_rl_mujoco.engine import Engine, load_model
 from sim_rl_plugin.errors import UserError, unknown_name
 
 _KINDS = {
@@ -109,10 +109,7 @@ class MujocoTask(ABC):
         path = Path(inspect.getfile(type(self))).parent / self.model_path
         if not path.is_file():
             raise UserError(f"{type(self).__name__}.model_path: there is no file {path}")
-        try:
-            return mujoco.MjModel.from_xml_path(str(path))
-        except ValueError as error:
-            raise UserError(f"{type(self).__name__}.model_path: {path}: {error}") from error
+        return load_model(path)
 
     @property
     def num_actions(self) -> int:
