@@ -296,7 +296,7 @@ class Swimmer(_Planar):
 class _Survivor(_Planar):
     """Planar robots that end the episode when they fall."""
 
-    velocity_limit = 10.0
+    velocity_limit: float | None = 10.0
 
     def __init__(
         self,
@@ -309,7 +309,7 @@ class _Survivor(_Planar):
         super().__init__(**kwargs)
         self.healthy_reward = healthy_reward
         self.terminate_when_unhealthy = terminate_when_unhealthy
-        self.healthy_z_range_m = tuple(healthy_z_range)
+        self.healthy_z_range_m = _pair(healthy_z_range)
         self.cfg |= {
             "healthy_reward": healthy_reward,
             "terminate_when_unhealthy": terminate_when_unhealthy,
@@ -370,8 +370,8 @@ class Hopper(_Survivor):
             reset_noise_scale=reset_noise_scale,
             exclude_current_positions_from_observation=exclude_current_positions_from_observation,
         )
-        self.healthy_state_range = tuple(healthy_state_range)
-        self.healthy_angle_range_rad = tuple(healthy_angle_range)
+        self.healthy_state_range = _pair(healthy_state_range)
+        self.healthy_angle_range_rad = _pair(healthy_angle_range)
         self.cfg |= {
             "healthy_state_range": list(healthy_state_range),
             "healthy_angle_range": list(healthy_angle_range),
@@ -418,7 +418,7 @@ class Walker2d(_Survivor):
             reset_noise_scale=reset_noise_scale,
             exclude_current_positions_from_observation=exclude_current_positions_from_observation,
         )
-        self.healthy_angle_range_rad = tuple(healthy_angle_range)
+        self.healthy_angle_range_rad = _pair(healthy_angle_range)
         self.cfg |= {"healthy_angle_range": list(healthy_angle_range)}
 
     def is_healthy(self, fields: Fields) -> np.ndarray:
@@ -465,7 +465,7 @@ class Ant(_Survivor):
             exclude_current_positions_from_observation=exclude_current_positions_from_observation,
         )
         self.contact_cost_weight = contact_cost_weight
-        self.contact_force_range = tuple(contact_force_range)
+        self.contact_force_range = _pair(contact_force_range)
         self.main_body_id = self.model.body(main_body).id
         self.include_cfrc_ext = include_cfrc_ext_in_observation
         self.cfg |= {
@@ -543,7 +543,7 @@ class Humanoid(_Survivor):
             exclude_current_positions_from_observation=exclude_current_positions_from_observation,
         )
         self.contact_cost_weight = contact_cost_weight
-        self.contact_cost_range = tuple(contact_cost_range)
+        self.contact_cost_range = _pair(contact_cost_range)
         # Field and first column: the world's rows and the root's six actuator forces are left out.
         wanted = {
             ("cinert", 10): include_cinert_in_observation,
@@ -705,9 +705,7 @@ class InvertedPendulum(GymnasiumTask):
     xml_name = "inverted_pendulum.xml"
     camera = {"trackbodyid": 0, "distance": 2.04}
 
-    def __init__(
-        self, *, xml_file: str | None = None, frame_skip: int = 2, reset_noise_scale: float = 0.01
-    ) -> None:
+    def __init__(self, *, xml_file: str | None = None, frame_skip: int = 2, reset_noise_scale: float = 0.01) -> None:
         super().__init__(xml_file=xml_file, frame_skip=frame_skip)
         self.reset_noise_scale = reset_noise_scale
         self.cfg |= {"reset_noise_scale": reset_noise_scale}
@@ -780,7 +778,12 @@ class InvertedDoublePendulum(GymnasiumTask):
         return qpos, random.standard_normal(self.model.nv) * scale
 
 
-def _inside(values: np.ndarray, bounds: tuple[float, ...]) -> np.ndarray:
+def _pair(bounds: Sequence[float]) -> tuple[float, float]:
+    low, high = bounds
+    return float(low), float(high)
+
+
+def _inside(values: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
     low, high = bounds
     return (low < values) & (values < high)
 

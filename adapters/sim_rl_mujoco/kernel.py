@@ -20,6 +20,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+
 @intrinsic
 def _call(typing_context: Any, function: Any, model: Any, data: Any) -> Any:
     """Call ``void function(const mjModel*, mjData*)``."""
