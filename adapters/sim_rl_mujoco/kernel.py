@@ -16,9 +16,12 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic as _untyped_intrinsic
+
+# numba hands the first parameter over by itself, which type checkers cannot know.
+intrinsic: Any = _untyped_intrinsic
 
 
 @intrinsic

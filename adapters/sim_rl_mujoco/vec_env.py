@@ -97,7 +97,7 @@ class MujocoVecEnv(VecEnv):
         self._observations = driver.observations_after_reset(None, everyone)
 
     @property
-    def episode_length_buf(self) -> torch.Tensor:  # type: ignore[override]
+    def episode_length_buf(self) -> torch.Tensor:
         """See ``VecEnv``; int64."""
         return self._episode_length
 
@@ -188,9 +188,9 @@ class MujocoVecEnv(VecEnv):
                 f"actions must have the shape ({self.num_envs}, {self.num_actions}), found {tuple(actions.shape)}"
             )
         controls = actions.detach().cpu().numpy().astype(np.float64)
-        bad = None
+        bad: np.ndarray | None = None
         if not np.isfinite(controls).all():
-            bad = ~np.isfinite(controls).all(axis=1)
+            bad = np.asarray(~np.isfinite(controls).all(axis=1))
             controls[bad] = 0.0
         if self._action_range is not None:
             np.clip(controls, *self._action_range, out=controls)
