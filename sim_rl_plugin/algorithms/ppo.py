@@ -201,6 +201,7 @@ class PPO:
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
         self._learning_rate.fill_(value)
+        publish_learning_rate(self.optimizer, self._learning_rate)
 
     # Rollout
 
