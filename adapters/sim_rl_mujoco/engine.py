@@ -14,6 +14,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -71,7 +72,7 @@ def library_addresses() -> dict[str, int] | None:
     dynamic linker searches what that module is linked with, so this is the library in use, wherever
     a release of MuJoCo keeps it.
     """
-    names = ("mj_step", "mj_forward", "mj_resetData", "mj_rnePostConstraint")
+    names = ("mj_step", "mj_forward", "mj_resetData", "mj_rnePostConstraint", "mj_setState", "mj_getState")
     try:
         library = ctypes.CDLL(mujoco._functions.__file__)
         addresses = {name: ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in names}
@@ -80,19 +81,46 @@ def library_addresses() -> dict[str, int] | None:
     return {name: address for name, address in addresses.items() if address is not None}
 
 
+def load_model(path: Path) -> mujoco.MjModel:
+    """Return the model in an MJCF file.
+
+    Raises:
+        UserError: The file is missing or is not a valid model.
+    """
+    _pass_warnings_on()
+    try:
+        return mujoco.MjModel.from_xml_path(str(path))
+    except (ValueError, OSError) as error:
+        raise UserError(f"the model {path} cannot be loaded: {error}") from error
+
+
+def _pass_warnings_on() -> None:
+    """Keep MuJoCo from writing ``MUJOCO_LOG.TXT`` into the working folder, unless somebody else listens."""
+    if mujoco.get_mju_user_warning() is None:
+        mujoco.set_mju_user_warning(_report_warning)
+
+
 def _report_warning(message: str) -> None:
-    """Pass one of MuJoCo's warnings on, except divergence, which the environment counts and logs."""
-    if "unstable" not in message:
+    """Pass one of MuJoCo's warnings on.
+
+    Two are left out: divergence, which the environment counts and logs, and the age of a model's
+    notation, which is no news to whoever trains on it.
+    """
+    if "unstable" not in message and "deprecated" not in message:
         warnings.warn(f"MuJoCo: {message.strip()}", RuntimeWarning, stacklevel=2)
 
 
 class Engine:
     """``num_envs`` simulations of one model, or of as many variations of it.
 
+    Each thread has one ``MjData`` and plays its share of the environments on it one after another;
+    an environment is its row of ``states``. The results do not depend on which thread that is.
+
     Attributes:
         model: The model as it was loaded.
         models: The model of each environment; all the same object until ``set_model_values``.
-        datas: The simulation of each environment.
+        states: Everything that the next step of each environment depends on,
+            ``(num_envs, size)`` float64, as ``mj_getState`` gives it.
         diverged: Whether the last ``step`` blew up, ``(num_envs,)`` bool. MuJoCo resets such a
             simulation by itself and goes on, so the state looks healthy.
         compiled: Whether the compiled loop is in use.
@@ -137,31 +165,31 @@ class Engine:
         if compiled and not self.compiled:
             raise UserError("the compiled simulation loop needs numba and a MuJoCo whose library can be found")
 
-        if mujoco.get_mju_user_warning() is None:
-            mujoco.set_mju_user_warning(_report_warning)
+        _pass_warnings_on()
         self.models = [model] * num_envs
-        self.datas = [mujoco.MjData(model) for _ in range(num_envs)]
         self.model_values: dict[str, np.ndarray] = {}
         self.diverged = np.zeros(num_envs, dtype=bool)
-        self._warnings = [data.warning.number for data in self.datas]
+        self._datas = [mujoco.MjData(model) for _ in range(self.num_threads)]
+        first = np.empty(mujoco.mj_stateSize(model, _STATE))
+        mujoco.mj_getState(model, self._datas[0], first, _STATE)
+        self.states = np.tile(first, (num_envs, 1))
+        self._warnings = [data.warning.number for data in self._datas]
         self._fields: dict[str, np.ndarray] = {}
         self._inputs: dict[str, np.ndarray] = {}
         self._post_constraint = False
-        self._pool = ThreadPoolExecutor(max(self.num_threads - 1, 1), "mujoco") if self.num_threads > 1 else None
+        self._pool = ThreadPoolExecutor(self.num_threads - 1, "mujoco") if self.num_threads > 1 else None
         self._ticket = np.zeros(1, dtype=np.int64)
-        # Four tickets a thread: fine enough for an even finish, coarse enough to stay in the cache.
-        self._chunk = max(1, min(16, num_envs // (4 * self.num_threads)))
-        self._read_pointers()
+        # Some tickets a thread: fine enough for an even finish, coarse enough to be cheap.
+        self._chunk = max(1, min(16, num_envs // (8 * self.num_threads)))
+        self._read_model_pointers()
         self.field("qpos")
         self.field("qvel")
 
     def close(self) -> None:
-        """Stop the threads and free the simulations. Safe to call twice."""
+        """Stop the threads. Safe to call twice."""
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
-        self.datas = []
-        self._warnings = []
 
     def field(self, name: str) -> np.ndarray:
         """Return a field of ``mjData`` for all environments, kept current from now on.
@@ -177,20 +205,33 @@ class Engine:
             UserError: MuJoCo has no such field, or not of floats of a fixed size.
         """
         if name not in self._fields:
-            if name not in _field_names(self.datas[0]):
-                raise unknown_name("MjData field", name, _field_names(self.datas[0]))
-            if name in _POST_CONSTRAINT_FIELDS and not self._post_constraint:
-                self._post_constraint = True
-                if self.forward_after_step:
-                    for model, data in zip(self.models, self.datas, strict=True):
-                        mujoco.mj_rnePostConstraint(model, data)
-            self._fields[name] = np.stack([getattr(data, name).ravel() for data in self.datas])
-            self._output_tables()
+            data = self._datas[0]
+            if not _is_fixed_float_field(data, name):
+                raise unknown_name("MjData field", name, _field_names(data))
+            self._post_constraint |= name in _POST_CONSTRAINT_FIELDS
+            values = np.empty((self.num_envs, getattr(data, name).size))
+            for env, row in enumerate(values):
+                row[:] = getattr(self.simulation(env), name).reshape(-1)
+            self._fields[name] = values
+            self._outputs = [self._table(data, self._fields) for data in self._datas]
         return self._fields[name]
 
     def field_shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a field of one environment."""
-        return tuple(getattr(self.datas[0], name).shape)
+        return tuple(getattr(self._datas[0], name).shape)
+
+    def simulation(self, env: int) -> mujoco.MjData:
+        """Return the simulation of one environment, with everything that follows from its state computed.
+
+        It is the engine's workspace: read it before the next call.
+        """
+        model, data = self.models[env], self._datas[0]
+        mujoco.mj_resetData(model, data)
+        mujoco.mj_setState(model, data, self.states[env], _STATE)
+        mujoco.mj_forward(model, data)
+        if self._post_constraint and self.forward_after_step:
+            mujoco.mj_rnePostConstraint(model, data)
+        return data
 
     def step(self, inputs: Mapping[str, np.ndarray]) -> None:
         """Write fields (``ctrl``, ``xfrc_applied``, ...) and advance every environment by one control step.
@@ -202,7 +243,7 @@ class Engine:
             UserError: A name is not a field of ``mjData``, or a shape does not fit.
         """
         if self._inputs.keys() != inputs.keys():
-            self._input_tables(inputs)
+            self._allocate_inputs(inputs)
         for name, values in inputs.items():
             target = self._inputs[name]
             if values.shape != target.shape:
@@ -211,7 +252,7 @@ class Engine:
         if self.compiled:
             self._step_compiled()
         else:
-            self._map(self._step_one, range(self.num_envs))
+            self._share_out(self._step_one, self.num_envs)
         for name in ("qpos", "qvel"):
             # Not "> bound": a comparison with NaN is false, and NaN must count.
             sane = np.abs(self._fields[name]) < _MAX_VALUE
@@ -225,6 +266,9 @@ class Engine:
             env_ids: ``(R,)`` int64.
             qpos: ``(R, nq)`` positions.
             qvel: ``(R, nv)`` velocities.
+
+        Raises:
+            UserError: A shape does not fit.
         """
         qpos = np.ascontiguousarray(qpos, dtype=np.float64)
         qvel = np.ascontiguousarray(qvel, dtype=np.float64)
@@ -236,7 +280,11 @@ class Engine:
         if self.compiled:
             self._reset_compiled(env_ids, qpos, qvel)
         else:
-            self._map(lambda row: self._reset_one(int(env_ids[row]), qpos[row], qvel[row]), range(len(env_ids)))
+
+            def reset_one(thread: int, row: int) -> None:
+                self._reset_one(thread, int(env_ids[row]), qpos[row], qvel[row])
+
+            self._share_out(reset_one, len(env_ids))
         self.diverged[env_ids] = False
 
     def set_model_values(self, env_ids: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
@@ -264,24 +312,20 @@ class Engine:
             self.model_values[name][env_ids] = rows
         if self.model_values and self.models[0] is self.model:
             self.models = [copy.copy(self.model) for _ in range(self.num_envs)]
-            self._read_pointers()
+            self._read_model_pointers()
         derive = any(name in _CONSTANT_SOURCES for name in values)
         for env in env_ids.tolist():
             for name in values:
                 getattr(self.models[env], name)[:] = self.model_values[name][env]
             if derive:
-                mujoco.mj_setConst(self.models[env], self.datas[env])
+                mujoco.mj_setConst(self.models[env], self._datas[0])
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next steps depend on, as tensors."""
-        size = mujoco.mj_stateSize(self.model, _STATE)
-        physics = np.empty((self.num_envs, size))
-        for model, data, row in zip(self.models, self.datas, physics, strict=True):
-            mujoco.mj_getState(model, data, row, _STATE)
         # The fields travel too: xpos, contact forces and sensors lag behind the state or depend on
         # how it was reached, so they cannot be computed from it.
         return {
-            "physics": torch.from_numpy(physics),
+            "physics": torch.from_numpy(self.states.copy()),
             "fields": {name: torch.from_numpy(values.copy()) for name, values in self._fields.items()},
             "model_values": {name: torch.from_numpy(values.copy()) for name, values in self.model_values.items()},
         }
@@ -293,40 +337,41 @@ class Engine:
             UserError: The state is one of another model, number of environments or MuJoCo release.
         """
         physics = state["physics"].numpy()
-        expected = (self.num_envs, mujoco.mj_stateSize(self.model, _STATE))
-        if physics.shape != expected:
+        if physics.shape != self.states.shape:
             raise UserError(
-                f"the simulation state has the shape {physics.shape}, this model has {expected}: "
+                f"the simulation state has the shape {physics.shape}, this model has {self.states.shape}: "
                 "it was saved from another model, another num_envs, or another release of MuJoCo"
             )
         if state["model_values"]:
             everyone = np.arange(self.num_envs)
             self.set_model_values(everyone, {name: values.numpy() for name, values in state["model_values"].items()})
-        for model, data, row in zip(self.models, self.datas, physics, strict=True):
-            mujoco.mj_resetData(model, data)
-            mujoco.mj_setState(model, data, row, _STATE)
+        np.copyto(self.states, physics)
         for name, values in state["fields"].items():
             np.copyto(self.field(name), values.numpy())
         self.diverged[:] = False
 
-    def _map(self, function: Callable[[int], None], items: range) -> None:
-        """Apply a function to all items with all threads; MuJoCo releases the GIL inside."""
-        if self._pool is None or len(items) == 1:
-            for item in items:
-                function(item)
-            return
+    def _share_out(self, function: Callable[[int, int], None], count: int) -> None:
+        """Call ``function(thread, item)`` for all items; MuJoCo releases the GIL inside."""
 
-        def work(part: range) -> None:
-            for item in part:
-                function(item)
+        def work(thread: int) -> None:
+            for item in range(thread, count, self.num_threads):
+                function(thread, item)
 
-        futures = [self._pool.submit(work, items[thread :: self.num_threads]) for thread in range(1, self.num_threads)]
-        work(items[0 :: self.num_threads])
+        self._on_all_threads(work)
+
+    def _on_all_threads(self, work: Callable[[int], None]) -> None:
+        """Call ``work(thread)`` on every thread, this one included, and wait for the last."""
+        futures = []
+        if self._pool is not None:
+            futures = [self._pool.submit(work, thread) for thread in range(1, self.num_threads)]
+        work(0)
         for future in futures:
             future.result()
 
-    def _step_one(self, env: int) -> None:
-        model, data = self.models[env], self.datas[env]
+    def _step_one(self, thread: int, env: int) -> None:
+        model, data, counts = self.models[env], self._datas[thread], self._warnings[thread]
+        mujoco.mj_setState(model, data, self.states[env], _STATE)
+        counts[:] = 0
         for name, values in self._inputs.items():
             getattr(data, name).reshape(-1)[:] = values[env]
         mujoco.mj_step(model, data, self.num_substeps)
@@ -336,11 +381,11 @@ class Engine:
             mujoco.mj_rnePostConstraint(model, data)
         for name, values in self._fields.items():
             values[env] = getattr(data, name).reshape(-1)
-        counts = self._warnings[env]
         self.diverged[env] = any(counts[kind] for kind in _FATAL_WARNINGS)
+        mujoco.mj_getState(model, data, self.states[env], _STATE)
 
-    def _reset_one(self, env: int, qpos: np.ndarray, qvel: np.ndarray) -> None:
-        model, data = self.models[env], self.datas[env]
+    def _reset_one(self, thread: int, env: int, qpos: np.ndarray, qvel: np.ndarray) -> None:
+        model, data = self.models[env], self._datas[thread]
         mujoco.mj_resetData(model, data)
         data.qpos[:], data.qvel[:] = qpos, qvel
         mujoco.mj_forward(model, data)
@@ -348,118 +393,107 @@ class Engine:
             mujoco.mj_rnePostConstraint(model, data)
         for name, values in self._fields.items():
             values[env] = getattr(data, name).reshape(-1)
+        mujoco.mj_getState(model, data, self.states[env], _STATE)
 
-    def _read_pointers(self) -> None:
-        """Note where each simulation keeps its model, qpos, qvel and warning counters."""
-        if not self.compiled:
-            return
-        self._model_pointers = np.array([model._address for model in self.models], dtype=np.int64)
-        self._data_pointers = np.array([data._address for data in self.datas], dtype=np.int64)
-        self._qpos_pointers = np.array([data.qpos.ctypes.data for data in self.datas], dtype=np.int64)
-        self._qvel_pointers = np.array([data.qvel.ctypes.data for data in self.datas], dtype=np.int64)
-        self._warning_pointers = np.array([number.ctypes.data for number in self._warnings], dtype=np.int64)
-        self._warning_offsets = np.array(_FATAL_WARNINGS, dtype=np.int64) * self._warnings[0].strides[0]
+    def _read_model_pointers(self) -> None:
+        if self.compiled:
+            self._model_pointers = np.array([model._address for model in self.models], dtype=np.int64)
 
-    def _output_tables(self) -> None:
-        self._output_sources, self._output_targets, self._output_bytes = self._tables(self._fields)
-
-    def _input_tables(self, inputs: Mapping[str, np.ndarray]) -> None:
-        known = _field_names(self.datas[0])
+    def _allocate_inputs(self, inputs: Mapping[str, np.ndarray]) -> None:
         for name in inputs:
-            if name not in known:
-                raise unknown_name("MjData field", name, known)
-        sizes = {name: getattr(self.datas[0], name).size for name in inputs}
+            if not _is_fixed_float_field(self._datas[0], name):
+                raise unknown_name("MjData field", name, _field_names(self._datas[0]))
+        sizes = {name: getattr(self._datas[0], name).size for name in inputs}
         self._inputs = {name: np.zeros((self.num_envs, size)) for name, size in sizes.items()}
-        self._input_targets, self._input_sources, self._input_bytes = self._tables(self._inputs)
+        self._input_tables = [self._table(data, self._inputs) for data in self._datas]
 
-    def _tables(self, buffers: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the fields' addresses in each mjData (N, F), the buffers' (F,), the row sizes in bytes (F,)."""
-        inside = [[getattr(data, name).ctypes.data for name in buffers] for data in self.datas]
-        return (
-            np.array(inside, dtype=np.int64).reshape(self.num_envs, len(buffers)),
-            np.array([buffer.ctypes.data for buffer in buffers.values()], dtype=np.int64),
-            np.array([buffer.shape[1] * buffer.itemsize for buffer in buffers.values()], dtype=np.int64),
-        )
+    @staticmethod
+    def _table(data: mujoco.MjData, buffers: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the fields' addresses in an mjData, the buffers', and the row sizes in bytes, each ``(F,)``."""
+        inside = [getattr(data, name).ctypes.data for name in buffers]
+        outside = [buffer.ctypes.data for buffer in buffers.values()]
+        sizes = [buffer.shape[1] * buffer.itemsize for buffer in buffers.values()]
+        return np.array(inside, dtype=np.int64), np.array(outside, dtype=np.int64), np.array(sizes, dtype=np.int64)
 
-    def _run(self, function: Callable[..., None], *args: Any) -> None:
-        """Run a compiled loop on every thread, this one included, until its tickets are used up."""
-        self._ticket[0] = 0
-        futures = []
-        if self._pool is not None:
-            futures = [self._pool.submit(function, *args) for _ in range(self.num_threads - 1)]
-        function(*args)
-        for future in futures:
-            future.result()
+    def _functions(self, *names: str | None) -> np.ndarray:
+        assert self._addresses is not None
+        return np.array([self._addresses[name] if name else 0 for name in names], dtype=np.int64)
 
     def _step_compiled(self) -> None:
         assert self._kernel is not None
-        assert self._addresses is not None
-        functions = np.array(
-            [
-                self._addresses["mj_step"],
-                self._addresses["mj_forward"] if self.forward_after_step else 0,
-                self._addresses["mj_rnePostConstraint"] if self._post_constraint else 0,
-            ],
-            dtype=np.int64,
+        loop = self._kernel.step_until_empty
+        functions = self._functions(
+            "mj_setState",
+            "mj_getState",
+            "mj_step",
+            "mj_forward" if self.forward_after_step else None,
+            "mj_rnePostConstraint" if self._post_constraint else None,
         )
-        self._run(
-            self._kernel.step_until_empty,
-            self._ticket.ctypes.data,
-            self._chunk,
-            self.num_substeps,
-            functions,
-            self._model_pointers,
-            self._data_pointers,
-            self._input_sources,
-            self._input_targets,
-            self._input_bytes,
-            self._output_sources,
-            self._output_targets,
-            self._output_bytes,
-            self._warning_pointers,
-            self._warning_offsets,
-            self.diverged,
-        )
+        self._ticket[0] = 0
+
+        def work(thread: int) -> None:
+            targets, sources, sizes = self._input_tables[thread]
+            numbers = self._warnings[thread]
+            warning_pointers = numbers.ctypes.data + np.array(_FATAL_WARNINGS, dtype=np.int64) * numbers.strides[0]
+            loop(
+                self._ticket.ctypes.data,
+                self._chunk,
+                self.num_substeps,
+                functions,
+                self._model_pointers,
+                self._datas[thread]._address,
+                self.states.ctypes.data,
+                self.states.strides[0],
+                _STATE,
+                sources,
+                targets,
+                sizes,
+                *self._outputs[thread],
+                warning_pointers,
+                self.diverged,
+            )
+
+        self._on_all_threads(work)
 
     def _reset_compiled(self, env_ids: np.ndarray, qpos: np.ndarray, qvel: np.ndarray) -> None:
         assert self._kernel is not None
-        assert self._addresses is not None
+        loop = self._kernel.reset_until_empty
         post_constraint = self._post_constraint and self.forward_after_step
-        functions = np.array(
-            [
-                self._addresses["mj_resetData"],
-                self._addresses["mj_forward"],
-                self._addresses["mj_rnePostConstraint"] if post_constraint else 0,
-            ],
-            dtype=np.int64,
+        functions = self._functions(
+            "mj_resetData", "mj_forward", "mj_rnePostConstraint" if post_constraint else None, "mj_getState"
         )
-        self._run(
-            self._kernel.reset_until_empty,
-            self._ticket.ctypes.data,
-            functions,
-            env_ids.astype(np.int64),
-            self._model_pointers,
-            self._data_pointers,
-            qpos.ctypes.data,
-            qvel.ctypes.data,
-            self._qpos_pointers,
-            self._qvel_pointers,
-            qpos.itemsize * qpos.shape[1],
-            qvel.itemsize * qvel.shape[1],
-            self._output_sources,
-            self._output_targets,
-            self._output_bytes,
-        )
+        env_ids = np.ascontiguousarray(env_ids, dtype=np.int64)
+        initial = {"qpos": qpos, "qvel": qvel}
+        self._ticket[0] = 0
+
+        def work(thread: int) -> None:
+            targets, sources, sizes = self._table(self._datas[thread], initial)
+            loop(
+                self._ticket.ctypes.data,
+                functions,
+                env_ids,
+                self._model_pointers,
+                self._datas[thread]._address,
+                self.states.ctypes.data,
+                self.states.strides[0],
+                _STATE,
+                sources,
+                targets,
+                sizes,
+                *self._outputs[thread],
+            )
+
+        self._on_all_threads(work)
 
 
 def _field_names(data: mujoco.MjData) -> list[str]:
     """Return the names of ``mjData``'s fields of floats whose size the model fixes."""
-    return [name for name in dir(data) if name[0] != "_" and _is_fixed_float_field(data, name)]
+    return [name for name in dir(data) if _is_fixed_float_field(data, name)]
 
 
 def _is_fixed_float_field(data: mujoco.MjData, name: str) -> bool:
     # Constraint fields live in an arena that is laid out anew at every step.
-    if name.startswith(("efc_", "iefc_", "efm_", "iacc", "ifrc_")):
+    if name.startswith(("_", "efc_", "iefc_", "efm_", "iacc", "ifrc_")):
         return False
-    value = getattr(data, name)
+    value = getattr(data, name, None)
     return isinstance(value, np.ndarray) and value.dtype == np.float64 and bool(value.flags.c_contiguous)

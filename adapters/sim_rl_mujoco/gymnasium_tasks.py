@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from sim_rl_mujoco.driver import Driver, Outcome, control_range
-from sim_rl_mujoco.engine import Engine
+from sim_rl_mujoco.engine import Engine, load_model
 
 Fields = Callable[[str], np.ndarray]
 """Field name to ``(rows, size)``."""
@@ -48,7 +48,7 @@ class GymnasiumTask(Driver):
             xml_file: A model to use instead of the task's own, with the same joints and actuators.
             frame_skip: Physics steps per control step.
         """
-        self.model = mujoco.MjModel.from_xml_path(xml_file or str(_ASSETS / self.xml_name))
+        self.model = load_model(Path(xml_file) if xml_file else _ASSETS / self.xml_name)
         self.num_substeps = frame_skip
         self.dt_s = self.model.opt.timestep * frame_skip
         self.num_actions = self.model.nu
@@ -63,6 +63,10 @@ class GymnasiumTask(Driver):
         self.generators = [
             np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, env)))) for env in range(engine.num_envs)
         ]
+        # A field that is first asked for after a step would be computed from the state, and not lag as it should.
+        self.remember(engine.field)
+        self.evaluate(engine.field, np.zeros((engine.num_envs, self.num_actions)))
+        self.observation_parts(engine.field)
 
     def inputs(self, actions: np.ndarray) -> dict[str, np.ndarray]:
         """See ``Driver``."""
@@ -96,9 +100,10 @@ class GymnasiumTask(Driver):
         if observations is None:
             return {"policy": self._rounded(self.observation_parts(self.engine.field))}
         fresh = self._rounded(self.observation_parts(lambda name: self.engine.field(name)[env_ids]))
-        policy = observations["policy"].clone()
-        policy[torch.from_numpy(env_ids)] = fresh
-        return {"policy": policy}
+        # In numpy, because torch would wake its own threads for a batch of this size.
+        policy = observations["policy"].cpu().numpy().copy()
+        policy[env_ids] = fresh.cpu().numpy()
+        return {"policy": torch.from_numpy(policy).to(self.device)}
 
     def observation_float64(self) -> np.ndarray:
         """Return the current observations before rounding, ``(N, size)``."""
@@ -291,7 +296,7 @@ class Swimmer(_Planar):
 class _Survivor(_Planar):
     """Planar robots that end the episode when they fall."""
 
-    velocity_limit = 10.0
+    velocity_limit: float | None = 10.0
 
     def __init__(
         self,
@@ -304,7 +309,7 @@ class _Survivor(_Planar):
         super().__init__(**kwargs)
         self.healthy_reward = healthy_reward
         self.terminate_when_unhealthy = terminate_when_unhealthy
-        self.healthy_z_range_m = tuple(healthy_z_range)
+        self.healthy_z_range_m = _pair(healthy_z_range)
         self.cfg |= {
             "healthy_reward": healthy_reward,
             "terminate_when_unhealthy": terminate_when_unhealthy,
@@ -365,8 +370,8 @@ class Hopper(_Survivor):
             reset_noise_scale=reset_noise_scale,
             exclude_current_positions_from_observation=exclude_current_positions_from_observation,
         )
-        self.healthy_state_range = tuple(healthy_state_range)
-        self.healthy_angle_range_rad = tuple(healthy_angle_range)
+        self.healthy_state_range = _pair(healthy_state_range)
+        self.healthy_angle_range_rad = _pair(healthy_angle_range)
         self.cfg |= {
             "healthy_state_range": list(healthy_state_range),
             "healthy_angle_range": list(healthy_angle_range),
@@ -413,7 +418,7 @@ class Walker2d(_Survivor):
             reset_noise_scale=reset_noise_scale,
             exclude_current_positions_from_observation=exclude_current_positions_from_observation,
         )
-        self.healthy_angle_range_rad = tuple(healthy_angle_range)
+        self.healthy_angle_range_rad = _pair(healthy_angle_range)
         self.cfg |= {"healthy_angle_range": list(healthy_angle_range)}
 
     def is_healthy(self, fields: Fields) -> np.ndarray:
@@ -460,7 +465,7 @@ class Ant(_Survivor):
             exclude_current_positions_from_observation=exclude_current_positions_from_observation,
         )
         self.contact_cost_weight = contact_cost_weight
-        self.contact_force_range = tuple(contact_force_range)
+        self.contact_force_range = _pair(contact_force_range)
         self.main_body_id = self.model.body(main_body).id
         self.include_cfrc_ext = include_cfrc_ext_in_observation
         self.cfg |= {
@@ -538,7 +543,7 @@ class Humanoid(_Survivor):
             exclude_current_positions_from_observation=exclude_current_positions_from_observation,
         )
         self.contact_cost_weight = contact_cost_weight
-        self.contact_cost_range = tuple(contact_cost_range)
+        self.contact_cost_range = _pair(contact_cost_range)
         # Field and first column: the world's rows and the root's six actuator forces are left out.
         wanted = {
             ("cinert", 10): include_cinert_in_observation,
@@ -700,9 +705,7 @@ class InvertedPendulum(GymnasiumTask):
     xml_name = "inverted_pendulum.xml"
     camera = {"trackbodyid": 0, "distance": 2.04}
 
-    def __init__(
-        self, *, xml_file: str | None = None, frame_skip: int = 2, reset_noise_scale: float = 0.01
-    ) -> None:
+    def __init__(self, *, xml_file: str | None = None, frame_skip: int = 2, reset_noise_scale: float = 0.01) -> None:
         super().__init__(xml_file=xml_file, frame_skip=frame_skip)
         self.reset_noise_scale = reset_noise_scale
         self.cfg |= {"reset_noise_scale": reset_noise_scale}
@@ -775,7 +778,12 @@ class InvertedDoublePendulum(GymnasiumTask):
         return qpos, random.standard_normal(self.model.nv) * scale
 
 
-def _inside(values: np.ndarray, bounds: tuple[float, ...]) -> np.ndarray:
+def _pair(bounds: Sequence[float]) -> tuple[float, float]:
+    low, high = bounds
+    return float(low), float(high)
+
+
+def _inside(values: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
     low, high = bounds
     return (low < values) & (values < high)
 

@@ -3,6 +3,10 @@
 Everything travels as an address, because that is what lets numba keep the compiled code on disk:
 a ctypes function captured by the kernel would change from process to process.
 
+Each thread has one ``mjData`` and plays all its environments on it, loading and saving their
+states, as ``mujoco.rollout`` does: a state is a kilobyte or so, while an ``mjData`` is hundreds,
+and a thousand of them would be fetched from main memory at every step.
+
 Legend of the tables: N environments, I input fields, O output fields; all addresses int64.
 """
 
@@ -12,9 +16,13 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic as _untyped_intrinsic
+
+# numba hands the first parameter over by itself, which type checkers cannot know.
+intrinsic: Any = _untyped_intrinsic
+
 
 @intrinsic
 def _call(typing_context: Any, function: Any, model: Any, data: Any) -> Any:
@@ -41,6 +49,35 @@ def _copy(typing_context: Any, target: Any, source: Any, num_bytes: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def _move_state(typing_context: Any, function: Any, model: Any, data: Any, state: Any, kind: Any) -> Any:
+    """Call ``void function(const mjModel*, mjData*, mjtNum* state, int kind)``."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = cgutils.voidptr_t
+        integer = ir.IntType(32)
+        callee_type = ir.FunctionType(ir.VoidType(), [pointer, pointer, pointer, integer])
+        callee = builder.inttoptr(args[0], callee_type.as_pointer())
+        model, data, state = (builder.inttoptr(arg, pointer) for arg in args[1:4])
+        builder.call(callee, [model, data, state, builder.trunc(args[4], integer)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def _store_int32(typing_context: Any, address: Any, value: Any) -> Any:
+    """Write a C int."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        integer = ir.IntType(32)
+        pointer = builder.inttoptr(args[0], integer.as_pointer())
+        builder.store(builder.trunc(args[1], integer), pointer)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
 
 
 @intrinsic
@@ -71,7 +108,10 @@ def step_until_empty(
     num_substeps: int,
     functions: np.ndarray,
     models: np.ndarray,
-    datas: np.ndarray,
+    data: int,
+    states: int,
+    state_bytes: int,
+    state_kind: int,
     input_sources: np.ndarray,
     input_targets: np.ndarray,
     input_bytes: np.ndarray,
@@ -79,7 +119,6 @@ def step_until_empty(
     output_targets: np.ndarray,
     output_bytes: np.ndarray,
     warnings: np.ndarray,
-    warning_offsets: np.ndarray,
     diverged: np.ndarray,
 ) -> None:
     """Step chunks of environments until no ticket is left; several threads run this at once.
@@ -88,18 +127,20 @@ def step_until_empty(
         ticket: Address of the int64 counter that the threads share, zero at the start.
         chunk: Environments per ticket.
         num_substeps: Physics steps per control step.
-        functions: Addresses of mj_step, mj_forward, mj_rnePostConstraint ``(3,)``; the last two may
-            be 0, for "do not call".
+        functions: Addresses of mj_setState, mj_getState, mj_step, mj_forward, mj_rnePostConstraint
+            ``(5,)``; the last two may be 0, for "do not call".
         models: mjModel pointers ``(N,)``.
-        datas: mjData pointers ``(N,)``.
+        data: This thread's mjData.
+        states: Start of the environments' states, rows contiguous.
+        state_bytes: Size of a state.
+        state_kind: What a state consists of, mjtState.
         input_sources: Start of each input buffer ``(I,)``, rows contiguous.
-        input_targets: Where the row belongs inside each mjData ``(N, I)``.
+        input_targets: Where the row belongs inside the mjData ``(I,)``.
         input_bytes: Row sizes ``(I,)``.
-        output_sources: Where a field lies inside each mjData ``(N, O)``.
+        output_sources: Where a field lies inside the mjData ``(O,)``.
         output_targets: Start of each output buffer ``(O,)``, rows contiguous.
         output_bytes: Row sizes ``(O,)``.
-        warnings: Address of each environment's first warning counter ``(N,)``.
-        warning_offsets: Byte offsets of the counters that mean divergence ``(K,)``.
+        warnings: Addresses of the counters in the mjData that mean divergence ``(K,)``.
         diverged: Written ``(N,)``, bool.
     """
     num_envs = models.shape[0]
@@ -108,21 +149,25 @@ def step_until_empty(
         if first >= num_envs:
             return
         for env in range(first, min(first + chunk, num_envs)):
-            model, data = models[env], datas[env]
+            model, state = models[env], states + env * state_bytes
+            _move_state(functions[0], model, data, state, state_kind)
+            for k in range(warnings.shape[0]):
+                _store_int32(warnings[k], 0)
             for i in range(input_bytes.shape[0]):
-                _copy(input_targets[env, i], input_sources[i] + env * input_bytes[i], input_bytes[i])
+                _copy(input_targets[i], input_sources[i] + env * input_bytes[i], input_bytes[i])
             for _ in range(num_substeps):
-                _call(functions[0], model, data)
-            if functions[1] != 0:
-                _call(functions[1], model, data)
-            if functions[2] != 0:
                 _call(functions[2], model, data)
+            if functions[3] != 0:
+                _call(functions[3], model, data)
+            if functions[4] != 0:
+                _call(functions[4], model, data)
             for o in range(output_bytes.shape[0]):
-                _copy(output_targets[o] + env * output_bytes[o], output_sources[env, o], output_bytes[o])
+                _copy(output_targets[o] + env * output_bytes[o], output_sources[o], output_bytes[o])
             count = 0
-            for k in range(warning_offsets.shape[0]):
-                count += _load_int32(warnings[env] + warning_offsets[k])
+            for k in range(warnings.shape[0]):
+                count += _load_int32(warnings[k])
             diverged[env] = count > 0
+            _move_state(functions[1], model, data, state, state_kind)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -131,13 +176,13 @@ def reset_until_empty(
     functions: np.ndarray,
     env_ids: np.ndarray,
     models: np.ndarray,
-    datas: np.ndarray,
-    qpos_source: int,
-    qvel_source: int,
-    qpos_targets: np.ndarray,
-    qvel_targets: np.ndarray,
-    qpos_bytes: int,
-    qvel_bytes: int,
+    data: int,
+    states: int,
+    state_bytes: int,
+    state_kind: int,
+    initial_sources: np.ndarray,
+    initial_targets: np.ndarray,
+    initial_bytes: np.ndarray,
     output_sources: np.ndarray,
     output_targets: np.ndarray,
     output_bytes: np.ndarray,
@@ -146,16 +191,17 @@ def reset_until_empty(
 
     Args:
         ticket: Address of the int64 counter that the threads share, zero at the start.
-        functions: Addresses of mj_resetData, mj_forward, mj_rnePostConstraint ``(3,)``; the last may be 0.
+        functions: Addresses of mj_resetData, mj_forward, mj_rnePostConstraint, mj_getState ``(4,)``;
+            the third may be 0, for "do not call".
         env_ids: The environments to reset ``(R,)``.
         models: mjModel pointers ``(N,)``.
-        datas: mjData pointers ``(N,)``.
-        qpos_source: Start of the initial positions ``(R, nq)``.
-        qvel_source: Start of the initial velocities ``(R, nv)``.
-        qpos_targets: Where qpos lies inside each mjData ``(N,)``.
-        qvel_targets: Where qvel lies inside each mjData ``(N,)``.
-        qpos_bytes: Size of a row of qpos.
-        qvel_bytes: Size of a row of qvel.
+        data: This thread's mjData.
+        states: As in ``step_until_empty``.
+        state_bytes: As in ``step_until_empty``.
+        state_kind: As in ``step_until_empty``.
+        initial_sources: Start of the initial positions ``(R, nq)`` and velocities ``(R, nv)``, ``(2,)``.
+        initial_targets: Where qpos and qvel lie inside the mjData ``(2,)``.
+        initial_bytes: Their row sizes ``(2,)``.
         output_sources: As in ``step_until_empty``.
         output_targets: As in ``step_until_empty``.
         output_bytes: As in ``step_until_empty``.
@@ -165,12 +211,13 @@ def reset_until_empty(
         if row >= env_ids.shape[0]:
             return
         env = env_ids[row]
-        model, data = models[env], datas[env]
+        model = models[env]
         _call(functions[0], model, data)
-        _copy(qpos_targets[env], qpos_source + row * qpos_bytes, qpos_bytes)
-        _copy(qvel_targets[env], qvel_source + row * qvel_bytes, qvel_bytes)
+        for i in range(initial_bytes.shape[0]):
+            _copy(initial_targets[i], initial_sources[i] + row * initial_bytes[i], initial_bytes[i])
         _call(functions[1], model, data)
         if functions[2] != 0:
             _call(functions[2], model, data)
         for o in range(output_bytes.shape[0]):
-            _copy(output_targets[o] + env * output_bytes[o], output_sources[env, o], output_bytes[o])
+            _copy(output_targets[o] + env * output_bytes[o], output_sources[o], output_bytes[o])
+        _move_state(functions[3], model, data, states + env * state_bytes, state_kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import mujoco
 import numpy as np
@@ -14,9 +15,13 @@ _SKY_HORIZON = np.array([0.86, 0.91, 0.96], dtype=np.float32)
 _CHECKER_DARK = np.array([0.30, 0.35, 0.41], dtype=np.float32)
 _CHECKER_LIGHT = np.array([0.41, 0.46, 0.52], dtype=np.float32)
 _CHECKER_SIZE_M = 1.0
-_TOWARDS_LIGHT = np.array([0.35, -0.45, 0.82])
+_TOWARDS_LIGHT = np.array([0.36, -0.48, 0.8])  # unit length
 _LIGHT_DISTANCE_M = 30.0
 _FOG_DISTANCE_M = 25.0
+_AMBIENT = 0.4
+_SHADOW_TOLERANCE = 5e-4
+# The first three groups are what MuJoCo's own viewers show.
+_GROUPS = np.array([1, 1, 1, 0, 0, 0], dtype=np.uint8)
 
 
 class RaycastRenderer:
@@ -31,6 +36,12 @@ class RaycastRenderer:
         """
         self.width, self.height = width, height
         self._num_threads = usable_cores()
+        self._pool = ThreadPoolExecutor(self._num_threads, "raycast")
+        self._copies: list[mujoco.MjData] = []
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._pool.shutdown()
 
     def render(self, model: mujoco.MjModel, data: mujoco.MjData, camera: mujoco.MjvCamera) -> np.ndarray:
         """Return the picture ``(height, width, 3)`` uint8.
@@ -81,31 +92,96 @@ class RaycastRenderer:
     def _cast(
         self, model: mujoco.MjModel, data: mujoco.MjData, eye: np.ndarray, rays: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the geom hit (-1 for none), its distance and surface normal for rays from one point."""
-        groups = np.array([1, 1, 1, 0, 0, 0], dtype=np.uint8)
+        """Return the geom hit (-1 for none), the distance in lengths of the ray, and the surface normal.
+
+        Args:
+            model: The model.
+            data: Its state.
+            eye: Where all rays start, ``(3,)``.
+            rays: ``(P, 3)``.
+        """
         geom = np.full(len(rays), -1, dtype=np.int32)
         distance = np.zeros(len(rays))
         normal = np.zeros((len(rays), 3))
 
         def cast(part: slice, own: mujoco.MjData) -> None:
             vectors, normals = rays[part].reshape(-1), normal[part].reshape(-1)
-            args = (model, own, eye, vectors, groups, True, -1, geom[part], distance[part])
             count = len(geom[part])
+            args = (model, own, eye, vectors, _GROUPS, True, -1, geom[part], distance[part])
             try:
                 mujoco.mj_multiRay(*args, normals, count, mujoco.mjMAXVAL)
-            except TypeError:  # before 3.5 there are no normals; facing the camera is the next best
+            except TypeError:  # an older MuJoCo gives no normals; facing the camera is the next best
                 mujoco.mj_multiRay(*args, count, mujoco.mjMAXVAL)
                 normal[part] = -rays[part]
 
-        mujoco.mj_multiRay
-        _in_parts(cast, len(rays), [data, *self._copies(model, data)])
+        edges = np.linspace(0, len(rays), self._num_threads + 1).astype(int)
+        parts = [slice(first, last) for first, last in pairwise(edges.tolist())]
+        futures = [
+            self._pool.submit(cast, part, own) for part, own in zip(parts, self._simulations(model, data), strict=True)
+        ]
+        for future in futures:
+            future.result()
         return geom, distance, normal
 
-    def _copies(self, model: mujoco.MjModel, data: mujoco.MjData) -> list[mujoco.MjData]:
-        # The ray caster uses the stack of the simulation it is given, so each thread needs its own.
-        copies = []
-        for _ in range(self._num_threads - 1):
-            copy = mujoco.MjData(model)
-            mujoco.mj_copyData(copy, model, data)
-            copies.append(copy)
-        return copies
+    def _simulations(self, model: mujoco.MjModel, data: mujoco.MjData) -> list[mujoco.MjData]:
+        """Return the state once per thread: the ray caster uses the stack of the one it is given."""
+        while len(self._copies) < self._num_threads - 1:
+            self._copies.append(mujoco.MjData(model))
+        for copy in self._copies:
+            copy.geom_xpos[:], copy.geom_xmat[:] = data.geom_xpos, data.geom_xmat
+            copy.xpos[:], copy.xmat[:], copy.xquat[:] = data.xpos, data.xmat, data.xquat
+            copy.xipos[:], copy.ximat[:] = data.xipos, data.ximat
+        return [data, *self._copies]
+
+    def _shade(
+        self,
+        model: mujoco.MjModel,
+        data: mujoco.MjData,
+        points: np.ndarray,
+        normal: np.ndarray,
+        geom: np.ndarray,
+        rays: np.ndarray,
+    ) -> np.ndarray:
+        """Return the colours ``(H, 3)`` of the points that were hit."""
+        normal = np.where(np.sum(normal * rays, axis=1, keepdims=True) > 0.0, -normal, normal)
+        diffuse = np.maximum(normal @ _TOWARDS_LIGHT, 0.0)
+        centre = points.mean(axis=0)
+        light = centre + _LIGHT_DISTANCE_M * _TOWARDS_LIGHT
+        # All rays of one call start at one point, so the light is a lamp far away.
+        _, reached, _ = self._cast(model, data, light, points - light)
+        lit = np.abs(reached - 1.0) < _SHADOW_TOLERANCE
+        shine = np.maximum(np.sum((normal * (2.0 * diffuse[:, None]) - _TOWARDS_LIGHT) * -rays, axis=1), 0.0) ** 20
+        plane = model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_PLANE
+        colour = _geom_colours(model)[geom]
+        colour[plane] = _checker(data, points[plane], geom[plane])
+        strength = _AMBIENT + (1.0 - _AMBIENT) * diffuse * np.where(lit, 1.0, 0.25)
+        return colour * strength[:, None].astype(np.float32) + (0.15 * shine * lit * ~plane)[:, None].astype(np.float32)
+
+
+def _sky(rays: np.ndarray) -> np.ndarray:
+    height = np.clip(rays[:, 2:] * 1.6, 0.0, 1.0).astype(np.float32)
+    return _SKY_HORIZON + height * (_SKY_TOP - _SKY_HORIZON)
+
+
+def _checker(data: mujoco.MjData, points: np.ndarray, geom: np.ndarray) -> np.ndarray:
+    """Return the colours of points on planes: squares fixed to the plane, so that motion shows."""
+    local = np.einsum("pij,pi->pj", data.geom_xmat[geom].reshape(-1, 3, 3), points - data.geom_xpos[geom])
+    odd = np.floor(local[:, :2] / _CHECKER_SIZE_M).sum(axis=1).astype(int) % 2
+    return np.where(odd[:, None] == 1, _CHECKER_DARK, _CHECKER_LIGHT)
+
+
+def _geom_colours(model: mujoco.MjModel) -> np.ndarray:
+    """Return one colour per geom ``(ngeom, 3)``: its own, or its material's times the mean of the texture."""
+    colours = model.geom_rgba[:, :3].copy()
+    for i, material in enumerate(model.geom_matid):
+        if material < 0:
+            continue
+        # A geom keeps this grey unless the model gave it a colour, which then wins over the material.
+        if np.allclose(colours[i], 0.5):
+            colours[i] = model.mat_rgba[material, :3]
+        texture = int(np.max(model.mat_texid[material]))
+        if texture >= 0:
+            first, channels = model.tex_adr[texture], int(model.tex_nchannel[texture])
+            pixels = model.tex_data[first : first + model.tex_width[texture] * model.tex_height[texture] * channels]
+            colours[i] *= pixels.reshape(-1, channels)[:, :3].mean(axis=0) / 255.0
+    return colours

@@ -72,6 +72,9 @@ class Film:
         if self._opengl is not None:
             self._opengl.close()
             self._opengl = None
+        if self._rays is not None:
+            self._rays.close()
+            self._rays = None
 
 
 def _view(model: mujoco.MjModel, name: str | None, view: dict[str, Any]) -> mujoco.MjvCamera:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from sim_rl_mujoco.driver import Driver, Outcome, control_range
-from sim_rl_mujoco.engine import Engine
+from sim_rl_mujoco.engine import Engine, load_model
 from sim_rl_plugin.errors import UserError, unknown_name
 
 _KINDS = {
@@ -109,17 +109,14 @@ class MujocoTask(ABC):
         path = Path(inspect.getfile(type(self))).parent / self.model_path
         if not path.is_file():
             raise UserError(f"{type(self).__name__}.model_path: there is no file {path}")
-        try:
-            return mujoco.MjModel.from_xml_path(str(path))
-        except ValueError as error:
-            raise UserError(f"{type(self).__name__}.model_path: {path}: {error}") from error
+        return load_model(path)
 
     @property
     def num_actions(self) -> int:
         """Size of the action vector; the number of actuators unless overridden."""
         return int(self.model.nu)
 
-    def setup(self) -> None:
+    def setup(self) -> None:  # noqa: B027  (most small tasks need none)
         """Look up indices and allocate tensors; called once, before anything else."""
 
     @abstractmethod
@@ -158,7 +155,7 @@ class MujocoTask(ABC):
         """
         return action
 
-    def step_taken(self, state: State, action: torch.Tensor) -> None:
+    def step_taken(self, state: State, action: torch.Tensor) -> None:  # noqa: B027  (needed by tasks with memory)
         """Update what the task remembers (last action, command, phase); called once per step, before the reward."""
 
     def reset(self, env_ids: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:

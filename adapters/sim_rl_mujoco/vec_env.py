@@ -97,7 +97,7 @@ class MujocoVecEnv(VecEnv):
         self._observations = driver.observations_after_reset(None, everyone)
 
     @property
-    def episode_length_buf(self) -> torch.Tensor:  # type: ignore[override]
+    def episode_length_buf(self) -> torch.Tensor:
         """See ``VecEnv``; int64."""
         return self._episode_length
 
@@ -109,7 +109,7 @@ class MujocoVecEnv(VecEnv):
 
     def get_observations(self) -> TensorDict:
         """See ``VecEnv``."""
-        return self._tensor_dict({name: values.clone() for name, values in self._observations.items()})
+        return self._tensor_dict({name: _copy(values) for name, values in self._observations.items()})
 
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
         """See ``VecEnv``.
@@ -137,7 +137,7 @@ class MujocoVecEnv(VecEnv):
             observations = self.driver.observations_after_reset(observations, env_ids)
             self._require_finite(observations)
         # A copy, so that a caller who changes what it was given does not change ours.
-        self._observations = {name: values.clone() for name, values in observations.items()}
+        self._observations = {name: _copy(values) for name, values in observations.items()}
         return self._tensor_dict(observations), outcome.rewards, dones, extras
 
     def close(self) -> None:
@@ -154,7 +154,7 @@ class MujocoVecEnv(VecEnv):
         """
         if self._film is None:
             self._film = Film(self.engine.models[0], self._camera, self.driver.camera)
-        return self._film.frame(self.engine.models[0], self.engine.datas[0])
+        return self._film.frame(self.engine.models[0], self.engine.simulation(0))
 
     def state_dict(self) -> dict[str, Any]:
         """See ``VecEnv``."""
@@ -188,9 +188,9 @@ class MujocoVecEnv(VecEnv):
                 f"actions must have the shape ({self.num_envs}, {self.num_actions}), found {tuple(actions.shape)}"
             )
         controls = actions.detach().cpu().numpy().astype(np.float64)
-        bad = None
+        bad: np.ndarray | None = None
         if not np.isfinite(controls).all():
-            bad = ~np.isfinite(controls).all(axis=1)
+            bad = np.asarray(~np.isfinite(controls).all(axis=1))
             controls[bad] = 0.0
         if self._action_range is not None:
             np.clip(controls, *self._action_range, out=controls)
@@ -202,8 +202,7 @@ class MujocoVecEnv(VecEnv):
         if bad_actions is not None:
             found |= torch.from_numpy(bad_actions)
         for name, values in {**outcome.observations, "rewards": outcome.rewards}.items():
-            # One pass over the batch: a sum is finite only if everything in it is.
-            if values.is_floating_point() and not math.isfinite(values.sum().item()):
+            if not _is_finite(values):
                 rows = ~torch.isfinite(values).reshape(self.num_envs, -1).all(dim=1).cpu()
                 if bool((rows & ~found).any()):
                     self._warn_once(name)
@@ -230,8 +229,21 @@ class MujocoVecEnv(VecEnv):
 
     def _require_finite(self, observations: dict[str, torch.Tensor]) -> None:
         for name, values in observations.items():
-            if values.is_floating_point() and not math.isfinite(values.sum().item()):
+            if not _is_finite(values):
                 raise UserError(f"{self.name}: the observation group {name!r} is not finite right after a reset")
 
     def _tensor_dict(self, observations: dict[str, torch.Tensor]) -> TensorDict:
         return TensorDict(dict(observations), batch_size=[self.num_envs], device=self.device)
+
+
+def _is_finite(values: torch.Tensor) -> bool:
+    """Return whether a batch is free of NaN and infinity, in one pass: a sum is finite only if all of it is."""
+    if not values.is_floating_point():
+        return True
+    return math.isfinite(float(values.numpy().sum() if values.device.type == "cpu" else values.sum()))
+
+
+def _copy(values: torch.Tensor) -> torch.Tensor:
+    # On the CPU in numpy: torch would wake its own threads, which then spin on the cores that
+    # the simulation's threads are about to use.
+    return torch.from_numpy(values.numpy().copy()) if values.device.type == "cpu" else values.clone()

@@ -66,7 +66,16 @@ class _MiniBatch(NamedTuple):
 
     def rows(self, rows: slice) -> _MiniBatch:
         """Return views of some samples."""
-        return _MiniBatch(*(field[rows] for field in self[:-1]), tuple(param[rows] for param in self.old_params))
+        return _MiniBatch(
+            self.actor_input[rows],
+            self.critic_input[rows],
+            self.actions[rows],
+            self.values[rows],
+            self.advantages[rows],
+            self.returns[rows],
+            self.old_log_prob[rows],
+            tuple(param[rows] for param in self.old_params),
+        )
 
 
 class PPO:
@@ -524,7 +533,7 @@ class _TimeOuts:
         return torch.where(self.mask, rewards + addition, rewards)
 
 
-def _fixed_input(model: nn.Module, samples: RolloutStorage.Batch) -> torch.Tensor | TensorDict:
+def _fixed_input(model: MLPModel, samples: RolloutStorage.Batch) -> torch.Tensor | TensorDict:
     """Return the samples' latents where nothing trainable comes before them, else their observations."""
     assert samples.observations is not None
     kind: Any = type(model)

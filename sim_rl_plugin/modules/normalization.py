@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 
@@ -13,10 +15,11 @@ class EmpiricalNormalization(nn.Module):
     and LeVeque 1979), so the order of batches matters to rounding only.
     """
 
-    _mean: torch.Tensor
-    _var: torch.Tensor
-    _std: torch.Tensor
-    count: torch.Tensor
+    if TYPE_CHECKING:  # TorchScript cannot read postponed annotations
+        _mean: torch.Tensor
+        _var: torch.Tensor
+        _std: torch.Tensor
+        count: torch.Tensor
 
     def __init__(self, shape: int | tuple[int, ...] | list[int], eps: float = 1e-2, until: int | None = None) -> None:
         """Start from mean 0 and standard deviation 1.

@@ -46,8 +46,7 @@ def start_alike(theirs: gymnasium.Env, env, index: int) -> np.ndarray:
     """Put Gymnasium's environment into the state that ours starts an episode from."""
     theirs.reset()
     mujoco.mj_resetData(theirs.model, theirs.data)
-    data = env.engine.datas[index]
-    theirs.set_state(data.qpos.copy(), data.qvel.copy())
+    theirs.set_state(env.engine.field("qpos")[index], env.engine.field("qvel")[index])
     return theirs._get_obs()
 
 
