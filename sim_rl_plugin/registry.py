@@ -185,7 +185,7 @@ def resolve_class(cfg: dict[str, Any], path: str) -> tuple[type, dict[str, Any]]
     except (UserError, TypeError) as error:
         raise UserError(f"{path}.class_name: {error}") from error
     kwargs = copy.deepcopy({key: value for key, value in cfg.items() if key != "class_name"})
-    return found, kwargs  # type: ignore[return-value]
+    return found, kwargs
 
 
 def _resolve_simple(name: str) -> Any:

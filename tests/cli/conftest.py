@@ -14,6 +14,9 @@ from sim_rl_plugin import plugins
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
+# The simulator of these tests is found by its module name, as any plugin is.
+sys.path.insert(0, str(HERE))
+
 PLUGINS = {
     "lab": "from fake_lab import *",
     "light": """
