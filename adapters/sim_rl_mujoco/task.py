@@ -116,7 +116,7 @@ class MujocoTask(ABC):
         """Size of the action vector; the number of actuators unless overridden."""
         return int(self.model.nu)
 
-    def setup(self) -> None:  # noqa: B027  (most small tasks need none)
+    def setup(self) -> None:
         """Look up indices and allocate tensors; called once, before anything else."""
 
     @abstractmethod
@@ -155,7 +155,7 @@ class MujocoTask(ABC):
         """
         return action
 
-    def step_taken(self, state: State, action: torch.Tensor) -> None:  # noqa: B027  (needed by tasks with memory)
+    def step_taken(self, state: State, action: torch.Tensor) -> None:
         """Update what the task remembers (last action, command, phase); called once per step, before the reward."""
 
     def reset(self, env_ids: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,68 @@
+"""Episode statistics and log writers."""
+
+import csv
+
+import pytest
+import torch
+from small_configs import ppo_cfg
+
+from sim_rl_plugin.logging import LogWriter
+from sim_rl_plugin.logging.csv import CsvLogWriter
+from sim_rl_plugin.logging.episodes import EnvironmentLog, EpisodeStatistics
+from sim_rl_plugin.runners import OnPolicyRunner
+from sim_rl_plugin.testing import PointEnv
+
+
+def test_episodes_by_hand():
+    episodes = EpisodeStatistics(2, "cpu")
+    episodes.add(torch.tensor([1.0, 10.0]), torch.tensor([False, False]))
+    episodes.add(torch.tensor([2.0, 20.0]), torch.tensor([True, False]))
+    assert episodes.finished() == ([3.0], [2.0])
+    episodes.add(torch.tensor([4.0, 30.0]), torch.tensor([1, 1]))
+    assert episodes.finished() == ([4.0, 60.0], [1.0, 3.0])
+    assert episodes.finished() == ([], [])
+
+
+def test_environment_log_averages_all_values_of_an_iteration():
+    log = EnvironmentLog()
+    log.add({"height": torch.tensor([1.0, 2.0, 6.0]), "Curriculum/level": 3})
+    log.add({"height": torch.tensor(7.0)})
+    assert log.means() == {"Episode/height": 4.0, "Curriculum/level": 3.0}
+    assert log.means() == {}
+
+
+def test_csv_adds_columns_as_they_appear(tmp_path):
+    writer = CsvLogWriter(str(tmp_path))
+    writer.add_scalar("a", 1.0, 0)
+    writer.end_iteration()
+    writer.add_scalar("a", 2.0, 1)
+    writer.add_scalar("b", 3.0, 1)
+    writer.end_iteration()
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        assert list(csv.reader(file)) == [["iteration", "a", "b"], ["0", "1.0", ""], ["1", "2.0", "3.0"]]
+
+
+class ListWriter(LogWriter):
+    """A writer of somebody's own."""
+
+    opened: list["ListWriter"] = []
+
+    def __init__(self, log_dir: str, prefix: str = "") -> None:
+        self.values: dict[str, float] = {}
+        self.prefix = prefix
+        self.opened.append(self)
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+        self.values[self.prefix + tag] = scalar_value
+
+
+def test_writers_by_name_and_by_class(tmp_path):
+    cfg = {**ppo_cfg(), "logger": ["tensorboard", {"class_name": ListWriter, "prefix": "mine/"}]}
+    OnPolicyRunner(PointEnv(), cfg, str(tmp_path)).learn(3)
+    assert ListWriter.opened[-1].values["mine/Perf/total_steps"] == 3 * 16 * 8
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
+def test_an_unknown_writer_is_named(tmp_path):
+    with pytest.raises(ValueError, match="did you mean 'tensorboard'"):
+        OnPolicyRunner(PointEnv(), {**ppo_cfg(), "logger": "tensorbord"}, str(tmp_path)).learn(1)
