@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from tensordict import TensorDict
 
+from sim_rl_plugin import plugins
 from sim_rl_plugin.errors import UserError
 
 _FILE_NAME = re.compile(r"model_(\d+)\.pt")
@@ -58,6 +59,8 @@ def save_checkpoint(path: str | Path, contents: dict[str, Any]) -> None:
 def load_checkpoint(path: str | Path, map_location: str | torch.device | None = "cpu") -> dict[str, Any]:
     """Read a checkpoint, ours or rsl_rl's, without running any code that it may hold.
 
+    A file of another kind is offered to the plugins (``sim_rl_load_foreign_checkpoint``).
+
     Args:
         path: The file.
         map_location: Device of the tensors; None keeps the one they were saved from.
@@ -69,9 +72,20 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device | None = 
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
     try:
+        return _load_own(path, map_location)
+    except UserError:
+        foreign = plugins.get_manager().first("sim_rl_load_foreign_checkpoint", path=path)
+        if foreign is None:
+            raise
+        return foreign
+
+
+def _load_own(path: Path, map_location: str | torch.device | None) -> dict[str, Any]:
+    """Read a file that ``torch.save`` wrote."""
+    try:
         contents = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower():
+        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
             raise UserError(
                 f"the checkpoint {path} holds objects other than tensors and plain data; loading them could run code, "
                 "so it was not read"

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from sim_rl_plugin import checkpoint
+from sim_rl_plugin import checkpoint, plugins
 from sim_rl_plugin.checkpoint import check_layout, describe_layout, find_checkpoint, load_checkpoint, save_checkpoint
+from sim_rl_plugin.hooks import hookimpl
 from sim_rl_plugin.testing import PointEnv
 
 CONTENTS = {"actor_state_dict": {"weight": torch.arange(3.0)}, "iter": 7, "infos": None}
@@ -32,7 +33,7 @@ def test_a_failing_write_keeps_what_was_there(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", disk_full)
-    with pytest.raises(ValueError, match="cannot write the checkpoint .*: No space left on device"):
+    with pytest.raises(ValueError, match=r"cannot write the checkpoint .*: No space left on device"):
         save_checkpoint(path, {**CONTENTS, "iter": 8})
     monkeypatch.undo()
     assert load_checkpoint(path)["iter"] == 7
@@ -75,6 +76,23 @@ def test_a_missing_file_and_a_foreign_file(tmp_path):
     torch.save({"weights": torch.ones(1)}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="holds no state_dict"):
         load_checkpoint(tmp_path / "other.pt")
+
+
+def test_a_plugin_reads_a_file_of_another_kind(tmp_path):
+    class Reader:
+        @hookimpl
+        def sim_rl_load_foreign_checkpoint(self, path):
+            return {"actor_state_dict": {"weight": torch.ones(1)}} if path.suffix == ".npz" else None
+
+    (tmp_path / "policy.npz").write_bytes(b"theirs")
+    (tmp_path / "policy.pt").write_bytes(b"nobody's")
+    plugins.get_manager().register(Reader(), "reader")
+    try:
+        assert "actor_state_dict" in load_checkpoint(tmp_path / "policy.npz")
+        with pytest.raises(ValueError, match="damaged"):
+            load_checkpoint(tmp_path / "policy.pt")
+    finally:
+        plugins.get_manager().unregister("reader")
 
 
 def test_the_last_good_checkpoint_is_found(tmp_path):

@@ -459,6 +459,9 @@ class PPO:
                 raise UserError(f"the training config has no section '{section}'; it holds {', '.join(cfg)}")
             provided = ALGORITHM_ARGUMENTS if section == "algorithm" else MODEL_ARGUMENTS
             section_class, arguments = resolve_class(cfg[section], section)
+            # rsl_rl's dicts carry this switch although it belongs to CNN models; off, it means nothing.
+            if section == "algorithm" and arguments.pop("share_cnn_encoders", None):
+                raise UserError("algorithm.share_cnn_encoders: not available in this version; set it to null")
             check_arguments(section_class, arguments, section, provided=provided)
             classes[section] = (section_class, arguments)
         if cfg.get("torch_compile_mode") is not None:

@@ -83,6 +83,7 @@ class OnPolicyRunner:
         self.interrupted = False
         """Whether the last ``learn`` was ended by Ctrl-C."""
         self._simulation_restored = False
+        self._writes_checkpoints = log_dir is not None and self.gpu_global_rank == 0
         self._finite_watch = FiniteWatch() if self.cfg.get("check_for_nan", True) else None
 
     # Training
@@ -121,7 +122,7 @@ class OnPolicyRunner:
                     obs = self._iterate(obs, iteration, first, end)
                     self.interrupted = stop.requested
                     is_last = iteration == end - 1 or self.interrupted
-                    if self.logger.writer is not None and (is_last or iteration % self.cfg["save_interval"] == 0):
+                    if self._writes_checkpoints and (is_last or iteration % self.cfg["save_interval"] == 0):
                         self._save_into_run_folder(iteration)
                     if self.interrupted:
                         break

@@ -41,7 +41,7 @@ def test_the_command_line_lies_on_the_file_on_the_task_on_the_schema(tmp_path: P
     file.write_text("num_steps_per_env: 10\nseed: 5\nalgorithm: {gamma: 0.5, lam: 0.5}\n")
     config = load_config("mujoco", "HalfCheetah", file, ["algorithm.gamma=0.7"], {"seed": 9, "num_envs": None})
     assert config.check_for_nan is True  # schema
-    assert config.num_envs == 256  # the task's settings
+    assert config.num_envs == 64  # the task's settings
     assert config.num_steps_per_env == 10  # the file
     assert config.seed == 9  # the option
     assert (config.algorithm["lam"], config.algorithm["gamma"]) == (0.5, 0.7)

@@ -74,7 +74,7 @@ def test_missing_sets_become_the_group_of_their_name_or_policy():
 
 
 def test_wrong_groups_are_named():
-    with pytest.raises(ValueError, match="obs_groups.actor 'polcy': did you mean 'policy'"):
+    with pytest.raises(ValueError, match=r"obs_groups\.actor 'polcy': did you mean 'policy'"):
         resolve_obs_groups(OBS, {"actor": ["polcy"]}, ["actor"])
-    with pytest.raises(ValueError, match="obs_groups.actor: expected a list"):
+    with pytest.raises(ValueError, match=r"obs_groups\.actor: expected a list"):
         resolve_obs_groups(OBS, {"actor": []}, ["actor"])

@@ -106,6 +106,11 @@ def test_rows_after_the_checkpoint_are_written_anew(tmp_path, train_cfg):
     assert float(rows(tmp_path)[-1]["Perf/total_steps"]) == 7 * 16 * 8
 
 
+def test_checkpoints_do_not_depend_on_log_writers(tmp_path, train_cfg):
+    OnPolicyRunner(PointEnv(), {**train_cfg, "logger": []}, str(tmp_path)).learn(1)
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"model_0.pt"}
+
+
 def test_load_has_rsl_rls_counters(tmp_path, train_cfg):
     runner = OnPolicyRunner(PointEnv(), train_cfg, str(tmp_path))
     runner.learn(3)
