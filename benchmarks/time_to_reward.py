@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import json
 import statistics
 import subprocess
@@ -58,12 +59,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.contender:
         curve = Curve(args.target, args.limit_s)
-        try:
+        with contextlib.suppress(Stop):
             {"sim-rl": ours, "rsl-rl-lib": rsl_rl, "stable-baselines3": stable_baselines}[args.contender](
                 args.seeds[0], curve
             )
-        except Stop:
-            pass
         print(json.dumps(curve.points))
         return
     compare(args)
@@ -121,22 +120,18 @@ def plot(curves: dict[str, dict[int, list[Any]]], target: float, path: Path) -> 
 
 def settings(seed: int) -> tuple[Any, dict[str, Any]]:
     from sim_rl_plugin.config import load_config
-    from sim_rl_plugin.simulation import seed_everything
+    from sim_rl_plugin.simulation import prepare_process
 
     config = load_config("mujoco", "HalfCheetah", None, [], {"seed": seed})
-    seed_everything(seed)
-    cfg = config.model_dump()
-    import torch
-
-    torch.set_num_threads(config.torch_num_threads or torch.get_num_threads())
-    return config, cfg
+    prepare_process(config)  # seeds, and the number of torch threads
+    return config, config.model_dump()
 
 
 def watch(logger: Any, env: Any, steps_per_iteration: int, curve: Curve) -> None:
     """Make a runner's logger feed the curve with full episodes, and end the training."""
-    returns: list[float] = []
     import torch
 
+    returns: list[float] = []
     current = torch.zeros(env.num_envs)
     ages = torch.zeros(env.num_envs)
     step, log = env.step, logger.log
@@ -177,7 +172,6 @@ def ours(seed: int, curve: Curve) -> None:
 
 
 def rsl_rl(seed: int, curve: Curve) -> None:
-    import contextlib
     import io
     import tempfile
 

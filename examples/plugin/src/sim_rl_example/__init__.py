@@ -1,0 +1,1 @@
+"""An algorithm, a simulator and a log writer for sim-rl."""
