@@ -21,7 +21,7 @@ def sim_rl(tmp_path_factory):
     path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "sim_rl_plugin.cli.main", *arguments]
+        command = [sys.executable, "-m", "sim_rl_plugin", *arguments]
         return subprocess.run(
             command, env={**os.environ, "PYTHONPATH": path}, cwd=site, capture_output=True, text=True, check=False
         )
@@ -55,7 +55,7 @@ def test_it_trains_its_algorithm_on_its_simulator(sim_rl, tmp_path):
         "--num-envs",
         "64",
     ]
-    trained = sim_rl("train", *arguments, "--eval-episodes", "2", "--max-iterations", "12")
+    trained = sim_rl("train", *arguments, "--num-envs", "64", "--eval-episodes", "2", "--max-iterations", "12")
     assert trained.returncode == 0, trained.stderr
     with open(run / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
