@@ -90,9 +90,9 @@ def _load_own(path: Path, map_location: str | torch.device | None) -> dict[str, 
                 f"the checkpoint {path} holds objects other than tensors and plain data; loading them could run code, "
                 "so it was not read"
             ) from error
-        raise UserError(f"the checkpoint {path} is damaged: {_first_line(error)}") from error
+        raise UserError(f"the checkpoint {path} is damaged: {_first_sentence(error)}") from error
     except Exception as error:  # torch raises whatever the damage makes it stumble over
-        raise UserError(f"the checkpoint {path} is damaged: {_first_line(error)}") from error
+        raise UserError(f"the checkpoint {path} is damaged: {_first_sentence(error)}") from error
     if not isinstance(contents, dict) or not any(str(key).endswith("state_dict") for key in contents):
         raise UserError(f"{path} is no checkpoint: it holds no state_dict")
     return contents
@@ -187,9 +187,10 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])
 
 
-def _first_line(error: BaseException) -> str:
+def _first_sentence(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]
+    # What torch adds after its first sentence is advice on how to load the file unsafely.
+    return text.splitlines()[0].partition(". ")[0]
 
 
 def _sync_folder(folder: Path) -> None:
