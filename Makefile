@@ -15,7 +15,7 @@ help:
 	@echo "make test     lint, types and tests"
 	@echo "make bench    the benchmarks, peers beside us (long)"
 	@echo "make parity   the same numbers as rsl_rl 5.5.1, row by row"
-	@echo "make gpu      tests and benchmarks that need a CUDA device"
+	@echo "make gpu      tests that need a CUDA device"
 	@echo "make docs     check the documentation"
 
 # torch first and pinned: what depends on it must not bring a build of its own choice.
@@ -54,6 +54,7 @@ bench: .venv-peer/installed
 	$(PEER)/python benchmarks/startup.py
 	$(PEER)/python benchmarks/simulation.py
 	$(PEER)/python benchmarks/time_to_reward.py
+	$(PEER)/python benchmarks/tables.py
 
 parity: .venv-peer/installed
 	$(PEER)/python -m pytest tests/parity

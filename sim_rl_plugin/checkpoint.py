@@ -32,10 +32,12 @@ def save_checkpoint(path: str | Path, contents: dict[str, Any]) -> None:
 
     Args:
         path: The file; its folder is created if needed.
-        contents: Tensors, numbers, strings, None, and dicts, lists and tuples of them.
+        contents: Tensors, numbers, strings, None, and dicts, lists and tuples of them. What NumPy holds
+            is converted: arrays to tensors, scalars to numbers.
 
     Raises:
-        ValueError: The folder cannot be written to, or the disk is full.
+        ValueError: The folder cannot be written to, the disk is full, or the contents hold anything
+            that could not be loaded without running code.
     """
     path = Path(path)
     beside = None
@@ -44,9 +46,11 @@ def save_checkpoint(path: str | Path, contents: dict[str, Any]) -> None:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         beside = Path(name)
         with os.fdopen(descriptor, "wb") as file:
-            torch.save(contents, file)
+            torch.save(_plain("checkpoint", contents), file)
             file.flush()
             os.fsync(file.fileno())
+        # A temporary file is its owner's alone; a checkpoint is as open as any other file of theirs.
+        os.chmod(beside, 0o666 & ~_umask())
         os.replace(beside, path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -124,6 +128,22 @@ def find_checkpoint(run_or_file: str | Path) -> Path:
     raise UserError(f"no checkpoint in {path} can be read")
 
 
+def set_aside_later_checkpoints(resumed: str | Path, folder: str | Path | None) -> None:
+    """Rename the checkpoints of a run folder that are newer than the one it is resumed from.
+
+    They would otherwise be taken for the last ones of the resumed run. The new name is
+    ``model_<iteration>.pt.superseded``.
+    """
+    resumed = Path(resumed)
+    match = _FILE_NAME.fullmatch(resumed.name)
+    if match is None or folder is None or resumed.parent.resolve() != Path(folder).resolve():
+        return
+    for file in list(resumed.parent.iterdir()):
+        other = _FILE_NAME.fullmatch(file.name)
+        if other is not None and int(other[1]) > int(match[1]):
+            file.replace(file.with_name(f"{file.name}.superseded"))
+
+
 def describe_layout(obs: TensorDict, num_actions: int) -> dict[str, Any]:
     """Return what a policy expects of an environment: groups with shapes and dtypes, and actions."""
     groups = {
@@ -185,6 +205,29 @@ def set_random_state(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(internal), gauss_next))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])
+
+
+def _plain(where: str, value: Any) -> Any:
+    """Return contents with NumPy's values converted, or raise with the place of what cannot be stored."""
+    if isinstance(value, dict):
+        return {key: _plain(f"{where}[{key!r}]", item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [_plain(f"{where}[{index}]", item) for index, item in enumerate(value)]
+        return tuple(items) if isinstance(value, tuple) else items
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return torch.from_numpy(np.ascontiguousarray(value))
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, (torch.Tensor, bool, int, float, str, bytes)):
+        return value
+    raise UserError(f"a checkpoint holds tensors and plain data, but {where} is a {type(value).__name__}")
+
+
+def _umask() -> int:
+    """Return the process's file mode mask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _first_sentence(error: BaseException) -> str:

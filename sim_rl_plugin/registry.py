@@ -24,7 +24,7 @@ KINDS = {
 """Every kind of entry (its hook is ``sim_rl_<kind>``) and what one of them is called in messages."""
 
 _CLASS_KINDS = ("algorithms", "models", "runners", "log_writers")
-_NAMESPACES = ("algorithms", "models", "modules", "storage", "runners", "extensions")
+_NAMESPACES = ("algorithms", "models", "modules", "storage", "runners", "extensions", "utils")
 
 
 def owned_entries(kind: str) -> tuple[OwnedEntry, ...]:
@@ -168,7 +168,7 @@ def resolve_callable(name_or_callable: Any) -> Any:
     return found
 
 
-def resolve_class(cfg: dict[str, Any], path: str) -> tuple[type, dict[str, Any]]:
+def resolve_class(cfg: dict[str, Any], path: str = "config") -> tuple[type, dict[str, Any]]:
     """Return the class that a config names, and a deep copy of its other keys.
 
     Args:

@@ -40,6 +40,35 @@ def test_a_failing_write_keeps_what_was_there(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["model_7.pt"]
 
 
+def test_numpy_is_converted_and_anything_else_refused(tmp_path):
+    infos = {"best": np.float64(3.0), "history": np.arange(3), "nested": (np.int64(1), [None])}
+    save_checkpoint(tmp_path / "model_0.pt", {**CONTENTS, "infos": infos})
+    loaded = load_checkpoint(tmp_path / "model_0.pt")["infos"]
+    assert loaded["best"] == 3.0
+    assert loaded["history"].tolist() == [0, 1, 2]
+    assert loaded["nested"] == (1, [None])
+    with pytest.raises(ValueError, match=r"but checkpoint\['infos'\]\['path'\] is a PosixPath"):
+        save_checkpoint(tmp_path / "model_1.pt", {**CONTENTS, "infos": {"path": tmp_path}})
+    assert os.listdir(tmp_path) == ["model_0.pt"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes of POSIX")
+def test_a_checkpoint_is_as_readable_as_other_files(tmp_path):
+    save_checkpoint(tmp_path / "model_0.pt", CONTENTS)
+    (tmp_path / "other").write_text("")
+    assert (tmp_path / "model_0.pt").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_checkpoints_after_the_resumed_one_are_set_aside(tmp_path):
+    for iteration in (0, 5, 10):
+        save_checkpoint(tmp_path / f"model_{iteration}.pt", CONTENTS)
+    checkpoint.set_aside_later_checkpoints(tmp_path / "model_5.pt", tmp_path / "elsewhere")
+    assert find_checkpoint(tmp_path).name == "model_10.pt"
+    checkpoint.set_aside_later_checkpoints(tmp_path / "model_5.pt", tmp_path)
+    assert find_checkpoint(tmp_path).name == "model_5.pt"
+    assert (tmp_path / "model_10.pt.superseded").is_file()
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "text", "empty"])
 def test_damage_is_one_message(tmp_path, damage: str):
     path = tmp_path / "model_0.pt"

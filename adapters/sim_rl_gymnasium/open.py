@@ -62,7 +62,7 @@ def open_task(
         raise UserError(f"num_envs is {num_envs}, expected at least 1")
     task_id = resolve_task(task)
     make_one = _MakeOne(task_id, dict(make_options or {}))
-    _try_out(make_one, render)
+    step_dt = _try_out(make_one, render)
     limit = _episode_limit(task_id, max_episode_steps)
     vector_env = _vectorize(make_one, num_envs, render, vectorization)
     try:
@@ -73,6 +73,7 @@ def open_task(
             seed=seed,
             clip_actions=clip_actions,
             render=render,
+            step_dt=step_dt,
             cfg={
                 "task": task_id,
                 "num_envs": num_envs,
@@ -122,8 +123,12 @@ def _episode_limit(task_id: str, max_episode_steps: int | None) -> int:
     return limit
 
 
-def _try_out(make_one: _MakeOne, render: bool) -> None:
-    """Make one environment and close it again, so that what is wrong is said once and in our words."""
+def _try_out(make_one: _MakeOne, render: bool) -> float | None:
+    """Make one environment and close it again, so that what is wrong is said once and in our words.
+
+    Returns:
+        Seconds of a control step, as far as the environment tells.
+    """
     for name in make_one.options:
         if name in _OURS:
             raise UserError(f"make_options.{name} is set by the adapter: use render or max_episode_steps instead")
@@ -138,12 +143,23 @@ def _try_out(make_one: _MakeOne, render: bool) -> None:
         raise UserError(f"make_options {make_one.options!r} do not fit task {make_one.task_id!r}: {error}") from error
     try:
         check_spaces(env.observation_space, env.action_space)
+        step_dt = _step_time_s(env)
     except UserError as error:
         raise UserError(f"task {make_one.task_id!r}: {error}") from None
     finally:
         env.close()
     if render:
         _try_rendering(replace(make_one, filmed=True))
+    return step_dt
+
+
+def _step_time_s(env: gymnasium.Env) -> float | None:
+    """Return the simulated seconds of a control step: what MuJoCo's tasks say, or the rate to film at."""
+    step_dt = getattr(env.unwrapped, "dt", None)
+    if isinstance(step_dt, (int, float)) and step_dt > 0:
+        return float(step_dt)
+    rate_hz = env.metadata.get("render_fps")
+    return 1.0 / rate_hz if rate_hz else None
 
 
 def _try_rendering(make_one: _MakeOne) -> None:

@@ -53,6 +53,7 @@ class GymnasiumVecEnv(VecEnv):
         seed: int = 0,
         clip_actions: bool = True,
         render: bool = False,
+        step_dt: float | None = None,
         cfg: dict[str, Any] | None = None,
     ) -> None:
         check_spaces(vector_env.single_observation_space, vector_env.single_action_space)
@@ -64,6 +65,7 @@ class GymnasiumVecEnv(VecEnv):
         self.max_episode_length = max_episode_length
         self.device = torch.device(device)
         self.cfg = cfg or {}
+        self.step_dt = step_dt  # seconds, for whoever films
         self._vector_env = vector_env
         self._action_space = action_space
         self._clip_actions = clip_actions

@@ -58,10 +58,10 @@ def usable_cores() -> int:
 
 @functools.cache
 def compiled_kernel() -> ModuleType | None:
-    """Return the compiled inner loop, or None where numba cannot be imported."""
+    """Return the compiled inner loop, or None where numba cannot be imported or has no folder to write to."""
     try:
         from sim_rl_mujoco import kernel
-    except ImportError:
+    except (ImportError, RuntimeError):  # numba raises the second where it finds no folder for compiled code
         return None
     return kernel
 

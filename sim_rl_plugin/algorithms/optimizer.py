@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sim_rl_plugin.errors import unknown_name
+from sim_rl_plugin.errors import UserError, unknown_name
 
 _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -18,6 +18,9 @@ _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 }
 # One kernel for all parameters, which reads the learning rate where it lies.
 _FUSED = {torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD}
+
+# Keys of parameter groups that older releases of torch do not write.
+_NEWER_KEYS = {"decoupled_weight_decay", "param_names"}
 
 
 def resolve_optimizer(optimizer_name: str) -> type[torch.optim.Optimizer]:
@@ -69,6 +72,14 @@ def load_portable_state_dict(
     """
     groups = copy.deepcopy(state["param_groups"])
     for group, own in zip(groups, optimizer.param_groups, strict=False):
+        missing = sorted(own.keys() - group.keys() - _NEWER_KEYS)
+        if missing:
+            raise UserError(
+                f"the checkpoint's optimizer is not algorithm.optimizer ({type(optimizer).__name__}): "
+                f"its state has no {', '.join(missing)}"
+            )
+        for key in _NEWER_KEYS & own.keys():
+            group.setdefault(key, own[key])
         if "fused" in own:
             group["fused"] = own["fused"]
     optimizer.load_state_dict({"state": state["state"], "param_groups": groups})

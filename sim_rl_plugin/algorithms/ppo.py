@@ -6,6 +6,7 @@ Legend of shapes: ``t`` steps of a rollout, ``n`` environments, ``a`` actions, `
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any, Literal, NamedTuple
@@ -213,8 +214,13 @@ class PPO:
         """
         documented = ("act", "process_env_step", "compute_returns")
         overridden = any(getattr(type(self), name) is not getattr(PPO, name) for name in documented)
-        self._values_deferred = not (overridden or self.critic.is_recurrent)
+        # Values of a rollout whose statistics change step by step must be computed step by step.
+        moving = self.normalizer_update == "each_step"
+        self._values_deferred = not (overridden or moving or self.critic.is_recurrent)
         self._time_outs.clear()
+        # A rollout that broke off leaves its steps behind.
+        self.storage.clear()
+        self.transition.clear()
 
     def act(self, obs: TensorDict) -> torch.Tensor:
         """Sample actions and note what the update needs in ``transition``.
@@ -313,6 +319,9 @@ class PPO:
 
         Returns:
             Means over all mini-batches: ``value``, ``surrogate`` (losses) and ``entropy`` (nats).
+
+        Raises:
+            ValueError: A loss or a parameter became NaN or infinite.
         """
         publish_learning_rate(self.optimizer, self._learning_rate)
         sums = torch.zeros(3, device=self.device)
@@ -325,8 +334,17 @@ class PPO:
             self.actor.update_normalization(observations)
             self.critic.update_normalization(observations)
         self.storage.clear()
-        value, surrogate, entropy = (sums / num_updates).tolist()
-        return {"value": value, "surrogate": surrogate, "entropy": entropy}
+        with torch.no_grad():
+            models = [torch.stack([p.sum() for p in model.parameters()]).sum() for model in (self.actor, self.critic)]
+        names = ("value", "surrogate", "entropy", "actor", "critic")
+        results = dict(zip(names, torch.cat((sums / num_updates, torch.stack(models))).tolist(), strict=True))
+        bad = [name for name, number in results.items() if not math.isfinite(number)]
+        if bad:
+            raise UserError(
+                f"the update made {', '.join(bad)} NaN or infinite (learning rate {self.learning_rate:g}): continue "
+                "from the last checkpoint with a smaller learning rate, or check the scale of the rewards"
+            )
+        return {name: results[name] for name in ("value", "surrogate", "entropy")}
 
     def _mini_batches(self) -> Iterator[_MiniBatch]:
         """Yield mini-batches: slices of one gathered, normalised copy of the rollout, the same in every epoch."""
@@ -511,7 +529,8 @@ class _TimeOuts:
 
     @classmethod
     def of(cls, step: int, extras: dict[str, Any], device: str) -> _TimeOuts:
-        mask = extras["time_outs"].to(device=device, dtype=torch.bool)
+        # A copy: simulators reuse this buffer, and a deferred rollout reads it long after the step.
+        mask = extras["time_outs"].to(device=device, dtype=torch.bool, copy=True)
         final_obs = extras.get("final_obs")
         if final_obs is None:
             return cls(step, mask, None, None)

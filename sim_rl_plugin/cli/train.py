@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,8 @@ def train(
     OVERRIDES set anything: algorithm.learning_rate=3e-4 actor.hidden_dims=[256,128] env.num_threads=4.
     Without --sim, the simulator is MuJoCo. Ctrl-C saves a checkpoint and ends the training.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("sim-rl train runs in one process in this version; WORLD_SIZE is set to more")
     saved, config = _settings(resume, config_file, run_dir, overrides, given)
     device = resolve_device(config.device)
     outcome = _train(config, device, saved, lambda: _run_folder(saved, run_dir, runs_root, config))

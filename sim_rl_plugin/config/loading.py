@@ -55,6 +55,9 @@ _OTHERS_KEYS = (
     "wandb_tags",
 )
 
+# They changed the training in older versions; to leave them unread would change it in silence.
+_BEFORE_5_0 = ("policy", "empirical_normalization", "rnd_cfg", "symmetry_cfg")
+
 _log = logging.getLogger("sim_rl_plugin")
 
 
@@ -198,6 +201,12 @@ def check_train_cfg(train_cfg: dict[str, Any]) -> dict[str, Any]:
     for key in ("algorithm", "num_steps_per_env"):
         if key not in train_cfg:
             raise UserError(f"{key} is missing: the training dict has {', '.join(map(str, train_cfg)) or 'no keys'}")
+    for key in _BEFORE_5_0:
+        if train_cfg.get(key) and not (key == "policy" and "actor" in train_cfg):
+            raise UserError(
+                f"{key}: this shape of the training dict, from before rsl_rl 5.0, is not available in this version: "
+                "describe actor and critic in sections of their own (obs_normalization is a key of theirs)"
+            )
     _warn_of_near_misses([key for key in train_cfg if key not in RunConfig.model_fields])
     for key in _RUNNERS_KEYS:
         if key in train_cfg:

@@ -87,7 +87,7 @@ class RunConfig(BaseModel):
     torch_compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = (
         None
     )
-    """Mode of `torch.compile` for the learner; null runs it eagerly."""
+    """Mode of `torch.compile` for the learner; this version has none yet, so only null is accepted."""
 
     torch_num_threads: int | None = Field(default=None, gt=0)
     """Threads of torch's operations on the CPU; null leaves torch's choice, which is every core."""

@@ -50,16 +50,17 @@ class ClipActions(VecEnv):
         return self.env.step(actions.clamp(-self.limit, self.limit))
 
     def close(self) -> None:
-        """Close the inner environment."""
-        self.env.close()
+        """Close the inner environment, if it can be closed."""
+        if hasattr(self.env, "close"):
+            self.env.close()
 
     def render(self) -> Any:
-        """Render the inner environment."""
-        return self.env.render()
+        """Render the inner environment; None if it cannot."""
+        return self.env.render() if hasattr(self.env, "render") else None
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Return the inner environment's state."""
-        return self.env.state_dict()
+        """Return the inner environment's state; None if it has none to give, as rsl_rl's environments."""
+        return self.env.state_dict() if hasattr(self.env, "state_dict") else None
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the inner environment's state."""

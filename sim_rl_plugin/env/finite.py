@@ -34,8 +34,17 @@ class FiniteWatch:
     def add(self, obs: TensorDict, rewards: torch.Tensor, dones: torch.Tensor) -> None:
         """Look at one step."""
         for name, tensor in _parts(obs, rewards, dones):
-            total = tensor.sum()
-            self._sums[name] = self._sums[name] + total if name in self._sums else total
+            self._add(name, tensor)
+
+    def add_observations(self, obs: TensorDict, what: str) -> None:
+        """Look at further observations, called ``what`` in messages."""
+        for key, tensor in obs.items():
+            if tensor.dtype.is_floating_point:
+                self._add(f"{what} {key!r}", tensor)
+
+    def _add(self, name: str, tensor: torch.Tensor) -> None:
+        total = tensor.sum()
+        self._sums[name] = self._sums[name] + total if name in self._sums else total
 
     def check(self) -> None:
         """Raise if any step since the last call held a NaN or an infinity; waits for the device.

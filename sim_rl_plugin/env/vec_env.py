@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
+from sim_rl_plugin.errors import UserError
+
 
 class VecEnv(ABC):
     """A batch of ``num_envs`` environments that step together and reset themselves.
@@ -97,4 +99,4 @@ class VecEnv(ABC):
         Raises:
             ValueError: The state belongs to another task or number of environments.
         """
-        raise ValueError(f"{type(self).__name__} cannot restore a simulation state")
+        raise UserError(f"{type(self).__name__} cannot restore a simulation state")

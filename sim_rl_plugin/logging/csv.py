@@ -42,10 +42,10 @@ class CsvLogWriter(LogWriter):
             csv.DictWriter(file, self._columns).writerow(self._row)
         self._row = {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def resume_at(self, iteration: int) -> None:
         """Drop the rows that a resumed run will write again."""
         if self._path.exists():
-            self._rewrite(self._columns, keep_below=state["next_iteration"])
+            self._rewrite(self._columns, keep_below=iteration)
 
     def stop(self) -> None:
         """Append a row that is still pending."""

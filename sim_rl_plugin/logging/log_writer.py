@@ -29,12 +29,8 @@ class LogWriter(ABC):
     def end_iteration(self) -> None:
         """Be told that all values of an iteration have been added."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs to continue this log."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue the log that ``state`` describes."""
+    def resume_at(self, iteration: int) -> None:
+        """Continue the log of the run folder: drop what it holds from ``iteration`` on, which comes again."""
 
     def store_config(self, env_cfg: dict | object, train_cfg: dict[str, Any]) -> None:
         """Record the settings; called once, at the start."""

@@ -14,6 +14,7 @@ from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.logging.console import TrainingConsole
 from sim_rl_plugin.logging.episodes import EnvironmentLog, EpisodeStatistics
 from sim_rl_plugin.logging.log_writer import LogWriter
+from sim_rl_plugin.registry import resolve_class
 
 _RECENT_EPISODES = 100
 
@@ -64,6 +65,8 @@ class Logger:
         self._console: TrainingConsole | None = None
         self._session_start_time_s = 0.0
         self._resume_at: int | None = None
+        # Now, so that a wrong name is an error before the training.
+        self._classes = _resolve_writers(cfg) if log_dir is not None and not self.disable_logs else []
 
     @property
     def writer(self) -> LogWriter | None:
@@ -76,12 +79,12 @@ class Logger:
         if self.log_dir is None or self.disable_logs:
             return
         Path(self.log_dir).mkdir(parents=True, exist_ok=True)
-        self.writers = _build_writers(self.cfg.get("logger", "tensorboard"), self.log_dir)
+        self.writers = [writer_class(log_dir=self.log_dir, **arguments) for writer_class, arguments in self._classes]
         files = self._store_code_state(Path(self.log_dir) / "git")
         for writer in self.writers:
             writer.store_config(self.env_cfg, self.cfg)
             if self._resume_at is not None:
-                writer.load_state_dict({"next_iteration": self._resume_at})
+                writer.resume_at(self._resume_at)
             for file in files:
                 writer.save_file(file)
 
@@ -193,13 +196,17 @@ class Logger:
             "episodes": self._episodes.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any], next_iteration: int) -> None:
-        """Continue from ``state_dict``; what writers recorded from ``next_iteration`` on is dropped."""
+    def load_state_dict(self, state: dict[str, Any], next_iteration: int, same_episodes: bool) -> None:
+        """Continue from ``state_dict``; what writers recorded from ``next_iteration`` on is dropped.
+
+        ``same_episodes`` says that the simulation continues the episodes that were in progress.
+        """
         self.tot_timesteps = state["total_steps"]
         self.tot_time = state["total_time_s"]
         self.rewbuffer.extend(state["recent_returns"])
         self.lenbuffer.extend(state["recent_lengths"])
-        self._episodes.load_state_dict(state["episodes"])
+        if same_episodes:
+            self._episodes.load_state_dict(state["episodes"])
         self._resume_at = next_iteration
 
     def _store_code_state(self, folder: Path) -> list[str]:
@@ -224,20 +231,28 @@ class Logger:
 def _git(folder: Path, *arguments: str) -> str | None:
     """Return the output of a git command in ``folder``, or None where there is no git or no repository."""
     try:
-        result = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=30)
+        result = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",  # a diff holds whatever bytes the files hold
+            timeout=30,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() if result.returncode == 0 else None
 
 
-def _build_writers(logger_cfg: Any, log_dir: str) -> list[LogWriter]:
-    """Return the writers that a name, a dict with ``class_name``, or a list of them describes."""
-    from sim_rl_plugin.registry import resolve_class
-
+def _resolve_writers(cfg: dict[str, Any]) -> list[tuple[Any, dict[str, Any]]]:
+    """Return classes and arguments of the writers that ``logger`` names: a name, a dict with class_name, or a list."""
+    logger_cfg = cfg.get("logger", "tensorboard")
     writers = []
     for item in logger_cfg if isinstance(logger_cfg, (list, tuple)) else [logger_cfg]:
         if not isinstance(item, (str, dict)):
             raise UserError(f"logger: expected a name or a dict with class_name, found {item!r}")
         writer_class, arguments = resolve_class({"class_name": item} if isinstance(item, str) else item, "logger")
-        writers.append(writer_class(log_dir=log_dir, **arguments))
+        # rsl_rl's plain name has its project beside it.
+        if item == "wandb" and cfg.get("wandb_project"):
+            arguments["project_name"] = cfg["wandb_project"]
+        writers.append((writer_class, arguments))
     return writers

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from sim_rl_plugin.logging.log_writer import LogWriter
 
 
@@ -19,7 +21,13 @@ class TensorboardLogWriter(LogWriter):
         """
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(log_dir=log_dir, flush_secs=flush_interval_s)
+        self._open = partial(SummaryWriter, log_dir=log_dir, flush_secs=flush_interval_s)
+        self._writer = self._open()
+
+    def resume_at(self, iteration: int) -> None:
+        """Hide the points from ``iteration`` on."""
+        self._writer.close()
+        self._writer = self._open(purge_step=iteration)
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
         """Record one value."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 from typing import Any
 
+from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.logging.log_writer import LogWriter
 
 
 class WandbLogWriter(LogWriter):
-    """Log to Weights & Biases: metrics, settings, checkpoints and videos."""
+    """Log to Weights & Biases: metrics, settings, checkpoints and videos.
+
+    A resumed training is a run of its own there, in the same project.
+    """
 
     def __init__(
         self, log_dir: str, project_name: str = "sim-rl-plugin", entity: str | None = None, mode: str | None = None
@@ -19,14 +24,20 @@ class WandbLogWriter(LogWriter):
         Args:
             log_dir: Folder of the run; its name becomes the name of the run.
             project_name: Project to log to.
-            entity: User or team; None takes the account's default.
+            entity: User or team; None takes WANDB_USERNAME, or else the account's default.
             mode: ``online``, ``offline`` or ``disabled``; None takes the environment's setting.
         """
-        import wandb
-
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError('logging to W&B needs wandb: pip install "sim-rl-plugin[wandb]"') from error
         self._wandb = wandb
         self._run = wandb.init(
-            project=project_name, entity=entity, dir=log_dir, name=pathlib.Path(log_dir).name, mode=mode
+            project=project_name,
+            entity=entity or os.environ.get("WANDB_USERNAME"),
+            dir=log_dir,
+            name=pathlib.Path(log_dir).name,
+            mode=mode,
         )
         self._pending: dict[str, float] = {}
         self._step = 0

@@ -22,6 +22,7 @@ from sim_rl_plugin.checkpoint import (
     load_checkpoint,
     random_state,
     save_checkpoint,
+    set_aside_later_checkpoints,
     set_random_state,
 )
 from sim_rl_plugin.config import check_train_cfg
@@ -58,6 +59,7 @@ class OnPolicyRunner:
         """
         self.env = env
         self.cfg: dict[str, Any] = check_train_cfg(train_cfg)
+        self.cfg.setdefault("save_interval", 50)
         self.device = device
         self._configure_multi_gpu()
 
@@ -173,6 +175,8 @@ class OnPolicyRunner:
             obs, rewards, dones = self._to_device(obs), rewards.to(self.device), dones.to(self.device)
             if self._finite_watch is not None:
                 self._finite_watch.add(obs, rewards, dones)
+                if "final_obs" in extras:
+                    self._finite_watch.add_observations(extras["final_obs"], "final observation group")
             self.alg.process_env_step(obs, rewards, dones, extras)
             self.logger.process_env_step(rewards, dones, extras)
         return obs
@@ -259,6 +263,7 @@ class OnPolicyRunner:
             raise UserError(f"the checkpoint {path} does not fit the model of this config: {reason}") from error
         if load_iteration:
             self.current_learning_iteration = contents["iter"]
+            self.completed_iterations = contents["iter"] + 1
 
     def resume(self, path: str) -> None:
         """Continue the training that wrote a checkpoint as if it had never stopped.
@@ -269,7 +274,8 @@ class OnPolicyRunner:
         Raises:
             ValueError: The file is missing, damaged, or belongs to another robot.
         """
-        contents = load_checkpoint(path, self.device)
+        # On the CPU: models copy to their device, and simulators expect plain host data.
+        contents = load_checkpoint(path, "cpu")
         self._load(contents, path, None, strict=True)
         state = contents.get("sim_rl")
         if state is None:
@@ -279,12 +285,15 @@ class OnPolicyRunner:
             return
         self.completed_iterations = state["completed_iterations"]
         self.current_learning_iteration = self.completed_iterations
-        self.logger.load_state_dict(state["logger"], self.completed_iterations)
         if state["environment"] is None:
             warnings.warn("this simulator cannot restore its state: episodes start afresh", stacklevel=2)
         else:
             self.env.load_state_dict(state["environment"])
             self._simulation_restored = True
+        self.logger.load_state_dict(state["logger"], self.completed_iterations, self._simulation_restored)
+        if self._writes_checkpoints:
+            # What this run did after the checkpoint is about to be done again.
+            set_aside_later_checkpoints(path, self.logger.log_dir)
         set_random_state(state["random"])
 
     # Inference

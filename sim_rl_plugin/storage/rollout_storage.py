@@ -154,9 +154,11 @@ class RolloutStorage:
             self.values[self.step].copy_(transition.values)
         self.actions_log_prob[self.step].copy_(log_prob.view(-1, 1))
         if self.distribution_params is None:
-            self.distribution_params = tuple(
-                _fresh(self.num_transitions_per_env, *param.shape, device=self.device) for param in params
-            )
+            # A tensor made in inference mode could not be written to outside of it.
+            with torch.inference_mode(False):
+                self.distribution_params = tuple(
+                    _fresh(self.num_transitions_per_env, *param.shape, device=self.device) for param in params
+                )
         for buffer, param in zip(self.distribution_params, params, strict=True):
             buffer[self.step].copy_(param)
 

@@ -3,6 +3,7 @@
 from sim_rl_plugin.algorithms.optimizer import resolve_optimizer
 from sim_rl_plugin.env.finite import check_nan
 from sim_rl_plugin.logging.log_writer import LogWriter
+from sim_rl_plugin.logging.wandb import WandbLogWriter
 from sim_rl_plugin.models.observation_sets import resolve_obs_groups
 from sim_rl_plugin.modules.activation import resolve_nn_activation
 from sim_rl_plugin.modules.mlp import get_param
@@ -10,6 +11,7 @@ from sim_rl_plugin.registry import resolve_callable, resolve_class
 
 __all__ = [
     "LogWriter",
+    "WandbLogWriter",
     "check_nan",
     "get_param",
     "resolve_callable",

@@ -120,6 +120,74 @@ def test_the_deferred_route_gives_the_same_storage(final_obs: bool):
         torch.testing.assert_close(getattr(storages[1], name), getattr(storages[0], name), rtol=1e-5, atol=1e-6)
 
 
+def test_a_reused_time_out_buffer_is_read_in_time():
+    """Simulators write their flags into one tensor; a deferred rollout must not see the last step's in all."""
+    rewards = []
+    for reused in (False, True):
+        torch.manual_seed(3)
+        algorithm, env = build(PointEnv(num_envs=8, max_episode_length=6))
+        buffer, step = torch.zeros(8, dtype=torch.bool), env.step
+
+        def step_with_buffer(actions, step=step, buffer=buffer):
+            obs, rewards, dones, extras = step(actions)
+            return obs, rewards, dones, {**extras, "time_outs": buffer.copy_(extras["time_outs"])}
+
+        if reused:
+            env.step = step_with_buffer
+        algorithm.compute_returns(play(algorithm, env, fast=True))
+        rewards.append(algorithm.storage.rewards)
+    assert torch.equal(rewards[0], rewards[1])
+
+
+def test_a_rollout_that_broke_off_leaves_nothing_behind():
+    algorithm, env = build()
+    with torch.inference_mode():
+        obs = env.get_observations()
+        algorithm.begin_rollout()
+        obs, rewards, dones, extras = env.step(algorithm.act(obs))
+        algorithm.process_env_step(obs, rewards, dones, extras)
+        algorithm.begin_rollout()
+    assert algorithm.storage.step == 0
+    # And the documented methods work outside inference mode afterwards.
+    algorithm.compute_returns(play(algorithm, env, fast=True))
+    algorithm.compute_returns(play_again(algorithm, env))
+    assert torch.isfinite(algorithm.storage.returns).all()
+
+
+def play_again(algorithm: PPO, env: PointEnv) -> TensorDict:
+    algorithm.storage.clear()
+    return play(algorithm, env)
+
+
+def test_each_step_statistics_are_not_deferred():
+    storages = []
+    for fast in (False, True):
+        torch.manual_seed(3)
+        algorithm, env = build(normalizer_update="each_step")
+        algorithm.compute_returns(play(algorithm, env, fast))
+        storages.append(algorithm.storage)
+    assert torch.equal(storages[0].values, storages[1].values)
+
+
+def test_a_policy_that_became_nan_is_an_error():
+    algorithm, env = build(learning_rate=1e30, schedule="fixed", max_grad_norm=1e30)
+
+    def train():
+        for _ in range(3):
+            algorithm.compute_returns(play(algorithm, env))
+            algorithm.update()
+
+    with pytest.raises(ValueError, match=r"the update made .* NaN or infinite"):
+        train()
+
+
+def test_another_optimizers_state_is_named():
+    adam, _ = build()
+    sgd, _ = build(optimizer="sgd")
+    with pytest.raises(ValueError, match=r"not algorithm.optimizer \(SGD\): its state has no"):
+        sgd.load(adam.save(), None, True)
+
+
 def test_a_subclass_that_overrides_a_documented_method_is_not_deferred():
     class Shaped(PPO):
         def process_env_step(self, obs, rewards, dones, extras):

@@ -148,7 +148,7 @@ def test_ctrl_c_ends_after_the_iteration_with_a_checkpoint(tmp_path, train_cfg):
     assert signal.getsignal(signal.SIGINT) is handler
 
 
-@pytest.mark.parametrize("where", ["policy", "rewards"])
+@pytest.mark.parametrize("where", ["policy", "rewards", "final"])
 def test_nan_from_the_environment_does_not_reach_the_policy(tmp_path, train_cfg, where: str):
     env = PointEnv()
     step, calls = env.step, 0
@@ -158,7 +158,9 @@ def test_nan_from_the_environment_does_not_reach_the_policy(tmp_path, train_cfg,
         calls += 1
         obs, rewards, dones, extras = step(actions)
         if calls == 20:
-            (obs["policy"] if where == "policy" else rewards)[1] = torch.nan
+            extras.setdefault("final_obs", obs.clone())
+            place = {"policy": obs["policy"], "rewards": rewards, "final": extras["final_obs"]["critic"]}[where]
+            place[1] = torch.nan
         return obs, rewards, dones, extras
 
     env.step = broken
@@ -167,6 +169,34 @@ def test_nan_from_the_environment_does_not_reach_the_policy(tmp_path, train_cfg,
         runner.learn(10)
     assert runner.completed_iterations == 1
     assert torch.isfinite(weights(runner)).all()
+
+
+def test_a_simulator_without_state_starts_its_episodes_afresh(tmp_path, train_cfg):
+    def stateless() -> PointEnv:
+        env = PointEnv(max_episode_length=5, terminate_at=None)
+        env.state_dict = lambda: None
+        return env
+
+    OnPolicyRunner(stateless(), train_cfg, str(tmp_path)).learn(6)  # 96 steps: episodes are 1 step old
+    resumed = OnPolicyRunner(stateless(), train_cfg, str(tmp_path))
+    with pytest.warns(UserWarning, match="episodes start afresh"):
+        resumed.resume(str(tmp_path / "model_5.pt"))
+    resumed.logger.lenbuffer.clear()
+    resumed.learn(1)
+    assert set(resumed.logger.lenbuffer) == {5.0}
+
+
+def test_old_shapes_of_the_training_dict_are_refused_by_name(train_cfg):
+    with pytest.raises(ValueError, match=r"empirical_normalization: .* before rsl_rl 5.0"):
+        OnPolicyRunner(PointEnv(), {**train_cfg, "empirical_normalization": True})
+    OnPolicyRunner(PointEnv(), {**train_cfg, "empirical_normalization": False, "policy": {}})
+
+
+def test_rsl_rls_names_of_log_writers_are_known(tmp_path, train_cfg):
+    for name in ("WandbLogWriter", "rsl_rl.utils.WandbLogWriter"):
+        OnPolicyRunner(PointEnv(), {**train_cfg, "logger": {"class_name": name}}, str(tmp_path))
+    with pytest.raises(ValueError, match="did you mean 'csv'"):
+        OnPolicyRunner(PointEnv(), {**train_cfg, "logger": "cvs"}, str(tmp_path))
 
 
 def test_hooks_are_told(tmp_path, train_cfg):
