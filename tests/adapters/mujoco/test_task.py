@@ -64,7 +64,7 @@ def test_the_example_opens_as_its_yaml_says_and_keeps_the_shapes() -> None:
         # 50 Hz for 10 s.
         assert (env.step_dt, env.max_episode_length) == (0.02, 500)
         obs = env.get_observations()
-        assert {group: tuple(values.shape) for group, values in obs.items()} == {"policy": (8, 4), "critic": (8, 9)}
+        assert {group: tuple(values.shape) for group, values in obs.items()} == {"policy": (8, 7), "critic": (8, 9)}
         assert set(cfg["obs_groups"]["actor"] + cfg["obs_groups"]["critic"]) == set(obs.keys())
         # Hanging: the cosine of the angle is -1 up to noise.
         assert (obs["critic"][:, 2] < -0.8).all()
