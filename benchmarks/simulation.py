@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from datetime import date
 from functools import partial
-from importlib import metadata, util
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ import mujoco
 import mujoco.rollout
 import numpy as np
 import torch
+from circumstances import circumstances
 from sim_rl_mujoco import open_task
 from sim_rl_mujoco.engine import usable_cores
 
@@ -50,8 +49,9 @@ def main() -> None:
             close()
         results[task] = {"measured": summary, "not_run": missing}
         report(task, summary, missing)
+    settings = {"envs": args.envs, "threads": args.threads, "rounds": args.rounds}
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(circumstances(args) | {"tasks": results}, indent=2) + "\n")
+    args.output.write_text(json.dumps(circumstances() | settings | {"tasks": results}, indent=2) + "\n")
     print(f"written to {args.output}")
 
 
@@ -216,34 +216,6 @@ def report(task: str, summary: dict[str, dict[str, float]], missing: dict[str, s
         print(f"{name:<24}{values['env_steps_per_s']:>12,.0f}{ratios[0]:>14}{ratios[1]:>12}")
     for name, reason in missing.items():
         print(f"{name:<24}not run: {reason}")
-
-
-def circumstances(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what is needed to judge the numbers."""
-    versions = {}
-    for package in ("mujoco", "gymnasium", "envpool", "numba", "numpy", "torch"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return {
-        "date": date.today().isoformat(),
-        "cpu": cpu_model(),
-        "cores": usable_cores(),
-        "python": platform.python_version(),
-        "versions": versions,
-        "envs": args.envs,
-        "threads": args.threads,
-        "rounds": args.rounds,
-    }
-
-
-def cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from sim_rl_plugin.algorithms.optimizer import (
     publish_learning_rate,
 )
 from sim_rl_plugin.algorithms.returns import generalized_advantage_estimation, normalize
+from sim_rl_plugin.algorithms.time_outs import TimeOuts
 from sim_rl_plugin.config.signature import check_arguments
 from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.errors import UserError
@@ -192,7 +193,7 @@ class PPO:
         self.normalizer_update = normalizer_update
 
         self._values_deferred = False
-        self._time_outs: list[_TimeOuts] = []
+        self._time_outs: list[TimeOuts] = []
 
     @property
     def learning_rate(self) -> float:
@@ -263,7 +264,7 @@ class PPO:
         self.transition.rewards = rewards
         self.transition.dones = dones
         if "time_outs" in extras:
-            time_outs = _TimeOuts.of(self.storage.step, extras, self.device)
+            time_outs = TimeOuts.of(self.storage.step, extras, self.device)
             if self._values_deferred:
                 self._time_outs.append(time_outs)
             else:
@@ -512,48 +513,6 @@ class PPO:
         """Average the gradients of all ranks; call it between the backward pass and the optimizer's step."""
         parameters = chain(self.actor.parameters(), self.critic.parameters())
         distributed.average_gradients(parameters, self.grad_reduce_bucket_mb)
-
-
-class _TimeOuts:
-    """Environments that the time limit cut off in one step, and what they saw last.
-
-    On the CPU the rows concerned are picked out, since few environments time out at once; on other
-    devices finding them would make the host wait, so all rows are evaluated and masked.
-    """
-
-    def __init__(self, step: int, mask: torch.Tensor, rows: torch.Tensor | None, final_obs: TensorDict | None) -> None:
-        self.step = step
-        self.mask = mask
-        self.rows = rows
-        self.final_obs = final_obs
-
-    @classmethod
-    def of(cls, step: int, extras: dict[str, Any], device: str) -> _TimeOuts:
-        # A copy: simulators reuse this buffer, and a deferred rollout reads it long after the step.
-        mask = extras["time_outs"].to(device=device, dtype=torch.bool, copy=True)
-        final_obs = extras.get("final_obs")
-        if final_obs is None:
-            return cls(step, mask, None, None)
-        if mask.device.type == "cpu":
-            rows = mask.nonzero().squeeze(-1)
-            return cls(step, mask, rows, final_obs[rows] if rows.numel() else None)
-        return cls(step, mask, None, final_obs.to(device).clone())
-
-    def values(self, critic: MLPModel, values_before: torch.Tensor) -> torch.Tensor:
-        """Return the value of what was cut off, ``(n, 1)``: of the final observation, or of the one before."""
-        if self.final_obs is None:
-            return values_before
-        with torch.no_grad():
-            final_values = critic(self.final_obs)
-        if self.rows is None:
-            return final_values
-        values = torch.zeros_like(values_before)
-        values[self.rows] = final_values
-        return values
-
-    def added_to(self, rewards: torch.Tensor, addition: torch.Tensor) -> torch.Tensor:
-        """Return rewards ``(n,)`` with ``addition`` where the time limit struck."""
-        return torch.where(self.mask, rewards + addition, rewards)
 
 
 def _fixed_input(model: MLPModel, samples: RolloutStorage.Batch) -> torch.Tensor | TensorDict:

@@ -1,0 +1,56 @@
+"""What a time limit cut off, and its value.
+
+Legend of shapes: ``n`` environments.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+
+from sim_rl_plugin.models import MLPModel
+
+
+class TimeOuts:
+    """Environments that the time limit cut off in one step, and what they saw last.
+
+    On the CPU the rows concerned are picked out, since few environments time out at once; on other
+    devices finding them would make the host wait, so all rows are evaluated and masked.
+    """
+
+    def __init__(self, step: int, mask: torch.Tensor, rows: torch.Tensor | None, final_obs: TensorDict | None) -> None:
+        self.step = step
+        self.mask = mask
+        self.rows = rows
+        self.final_obs = final_obs
+
+    @classmethod
+    def of(cls, step: int, extras: dict[str, Any], device: str) -> TimeOuts:
+        """Take what ``extras`` of one step holds; copies, so the simulator may reuse its buffers."""
+        # A copy: simulators reuse this buffer, and a deferred rollout reads it long after the step.
+        mask = extras["time_outs"].to(device=device, dtype=torch.bool, copy=True)
+        final_obs = extras.get("final_obs")
+        if final_obs is None:
+            return cls(step, mask, None, None)
+        if mask.device.type == "cpu":
+            rows = mask.nonzero().squeeze(-1)
+            return cls(step, mask, rows, final_obs[rows] if rows.numel() else None)
+        return cls(step, mask, None, final_obs.to(device).clone())
+
+    def values(self, critic: MLPModel, values_before: torch.Tensor) -> torch.Tensor:
+        """Return the value of what was cut off, ``(n, 1)``: of the final observation, or of the one before."""
+        if self.final_obs is None:
+            return values_before
+        with torch.no_grad():
+            final_values = critic(self.final_obs)
+        if self.rows is None:
+            return final_values
+        values = torch.zeros_like(values_before)
+        values[self.rows] = final_values
+        return values
+
+    def added_to(self, rewards: torch.Tensor, addition: torch.Tensor) -> torch.Tensor:
+        """Return rewards ``(n,)`` with ``addition`` where the time limit struck."""
+        return torch.where(self.mask, rewards + addition, rewards)
