@@ -42,8 +42,8 @@ def simulation(results: dict[str, Any]) -> str:
         heading(f"Batched simulation, MuJoCo {results['versions']['mujoco']}", results),
         f"{results['envs']} environments on {results['threads']} threads, random actions, observations, rewards and "
         f"resets included; medians of {results['rounds']} rounds. The limit is `mujoco.rollout`: physics alone, "
-        "without the contact forces that Ant and Humanoid observe. The ratio to it is taken inside each round; between runs of the "
-        "benchmark it moves by about five hundredths.\n",
+        "without the contact forces that Ant and Humanoid observe. The ratio to it is taken inside each round; between "
+        "runs of the benchmark it moves by about five hundredths.\n",
         "| task | | env-steps/s | of the limit | of EnvPool |",
         "| --- | --- | ---: | ---: | ---: |",
     ]
