@@ -25,6 +25,7 @@ from sim_rl_plugin.algorithms.optimizer import (
 )
 from sim_rl_plugin.algorithms.returns import generalized_advantage_estimation, normalize
 from sim_rl_plugin.algorithms.time_outs import TimeOuts
+from sim_rl_plugin.config.loading import PROVIDED_TO_ALGORITHM, PROVIDED_TO_MODEL
 from sim_rl_plugin.config.signature import check_arguments
 from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.errors import UserError
@@ -35,12 +36,6 @@ from sim_rl_plugin.storage import RolloutStorage
 
 _CRITIC_CHUNK_SAMPLES = 8192
 """Rows the critic evaluates at once after a rollout: enough to be efficient, few enough to stay in cache."""
-
-MODEL_ARGUMENTS = ("obs", "obs_groups", "obs_set", "output_dim")
-"""Constructor parameters of a model that come from the environment, not from the config."""
-
-ALGORITHM_ARGUMENTS = ("actor", "critic", "storage", "device", "multi_gpu_cfg")
-"""Constructor parameters of PPO that come from the runner, not from the config."""
 
 
 class _MiniBatch(NamedTuple):
@@ -476,7 +471,7 @@ class PPO:
         for section in ("algorithm", "actor", "critic"):
             if section not in cfg:
                 raise UserError(f"the training config has no section '{section}'; it holds {', '.join(cfg)}")
-            provided = ALGORITHM_ARGUMENTS if section == "algorithm" else MODEL_ARGUMENTS
+            provided = PROVIDED_TO_ALGORITHM if section == "algorithm" else PROVIDED_TO_MODEL
             section_class, arguments = resolve_class(cfg[section], section)
             # rsl_rl's dicts carry this switch although it belongs to CNN models; off, it means nothing.
             if section == "algorithm" and arguments.pop("share_cnn_encoders", None):
