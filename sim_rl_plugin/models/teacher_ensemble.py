@@ -52,7 +52,7 @@ class TeacherEnsemble(nn.Module):
             raise UserError(f"{obs_set}.teachers: expected at least one model")
         models = []
         for index, cfg in enumerate(teachers):
-            model_class, arguments = resolve_class(cfg, f"{obs_set}.teachers[{index}]")
+            model_class, arguments = resolve_class(cfg, path=f"{obs_set}.teachers[{index}]")
             models.append(model_class(obs, obs_groups, obs_set, output_dim, **arguments))
         self.teachers = nn.ModuleList(models)
         self.is_recurrent = any(model.is_recurrent for model in models)
