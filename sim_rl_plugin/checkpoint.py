@@ -8,11 +8,9 @@ the state of the simulation.
 
 from __future__ import annotations
 
-import os
 import pickle
 import random
 import re
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from tensordict import TensorDict
 
 from sim_rl_plugin import plugins
 from sim_rl_plugin.errors import UserError
+from sim_rl_plugin.whole_file import whole_file
 
 _FILE_NAME = re.compile(r"model_(\d+)\.pt")
 
@@ -40,24 +39,12 @@ def save_checkpoint(path: str | Path, contents: dict[str, Any]) -> None:
             that could not be loaded without running code.
     """
     path = Path(path)
-    beside = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        beside = Path(name)
-        with os.fdopen(descriptor, "wb") as file:
+        with whole_file(path) as file:
             torch.save(_plain("checkpoint", contents), file)
-            file.flush()
-            os.fsync(file.fileno())
-        # A temporary file is its owner's alone; a checkpoint is as open as any other file of theirs.
-        os.chmod(beside, 0o666 & ~_umask())
-        os.replace(beside, path)
-        _sync_folder(path.parent)
     except OSError as error:
         raise UserError(f"cannot write the checkpoint {path}: {error.strerror or error}") from error
-    finally:
-        if beside is not None:
-            beside.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: str | Path, map_location: str | torch.device | None = "cpu") -> dict[str, Any]:
@@ -223,26 +210,7 @@ def _plain(where: str, value: Any) -> Any:
     raise UserError(f"a checkpoint holds tensors and plain data, but {where} is a {type(value).__name__}")
 
 
-def _umask() -> int:
-    """Return the process's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def _first_sentence(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     # What torch adds after its first sentence is advice on how to load the file unsafely.
     return text.splitlines()[0].partition(". ")[0]
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` survive a power cut; not every platform can open folders."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -84,12 +84,42 @@ def load_config(
     line = {"simulator": simulator, "task": task, **(options or {})}
     upper = merge_layers(upper, {key: value for key, value in line.items() if value is not None})
     upper = merge_layers(upper, parse_overrides(overrides))
-    defaults = schema_defaults().to_dict()
-    upper.setdefault("simulator", defaults["simulator"])
     if upper.get("task") is None:
         raise UserError("no task is given: say --task NAME (`sim-rl list` shows the tasks)")
-    settings = merge_layers(defaults, _task_layer(upper["simulator"], upper["task"]))
-    return _finish(settings, upper)
+    return on_task_settings(upper)
+
+
+def on_task_settings(upper: dict[str, Any]) -> RunConfig:
+    """Return settings that name a task, laid on the task's own and on the schema's defaults.
+
+    Args:
+        upper: Settings with ``task``; without ``simulator``, MuJoCo is meant.
+
+    Raises:
+        UserError: A setting is unknown or wrong.
+    """
+    defaults = schema_defaults().to_dict()
+    upper = {"simulator": defaults["simulator"], **upper}
+    for key in ("simulator", "task"):
+        check_value(str, upper[key], key)
+    return with_layer(merge_layers(defaults, _task_layer(upper["simulator"], upper["task"])), upper)
+
+
+def with_layer(settings: dict[str, Any], upper: dict[str, Any]) -> RunConfig:
+    """Return complete settings with one more layer on top.
+
+    Args:
+        settings: A value for every key of ``RunConfig``; not modified.
+        upper: The layer; not modified.
+
+    Raises:
+        UserError: A setting of the layer is unknown or wrong.
+    """
+    _check_paths(settings, upper)
+    config = RunConfig.parse(plain(merge_layers(settings, upper)))
+    check_classes(config.to_dict())
+    _check_log_writers(config)
+    return config
 
 
 def with_overrides(
@@ -105,15 +135,7 @@ def with_overrides(
     """
     known = {key: plain(value) for key, value in settings.items() if key in RunConfig.model_fields}
     upper = {key: value for key, value in (options or {}).items() if value is not None}
-    return _finish(merge_layers(schema_defaults().to_dict(), known), merge_layers(upper, parse_overrides(overrides)))
-
-
-def _finish(settings: dict[str, Any], upper: dict[str, Any]) -> RunConfig:
-    _check_paths(settings, upper)
-    config = RunConfig.parse(plain(merge_layers(settings, upper)))
-    check_classes(config.to_dict())
-    _check_log_writers(config)
-    return config
+    return with_layer(merge_layers(schema_defaults().to_dict(), known), merge_layers(upper, parse_overrides(overrides)))
 
 
 def _task_layer(simulator: str, task: str) -> dict[str, Any]:

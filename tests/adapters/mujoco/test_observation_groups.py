@@ -34,7 +34,10 @@ def test_groups_are_slices_of_the_observation_in_every_step_and_change_nothing_e
         saw_contact = False
         for _ in range(40):
             actions = 2.0 * torch.rand(3, 8, generator=generator) - 1.0
-            (obs, rewards, _, extras), (expected, their_rewards, _, their_extras) = env.step(actions), plain.step(actions)
+            (obs, rewards, _, extras), (expected, their_rewards, _, their_extras) = (
+                env.step(actions),
+                plain.step(actions),
+            )
             assert torch.equal(obs["policy"], expected["policy"])
             assert torch.equal(rewards, their_rewards)
             groups = [obs]
@@ -77,7 +80,11 @@ def test_a_saved_state_holds_the_groups() -> None:
     ("task", "groups", "message"),
     [
         ("Ant", {"legs": ["positon"]}, "unknown observation term in observation_groups.legs: 'positon': did you mean"),
-        ("Ant", {"legs": []}, "observation_groups.legs: expected some of position, velocity, contact_force, found none"),
+        (
+            "Ant",
+            {"legs": []},
+            "observation_groups.legs: expected some of position, velocity, contact_force, found none",
+        ),
         ("Ant", {"policy": ["position"]}, "observation_groups.policy: this group is always the whole observation"),
         (f"{EXAMPLE}:CartpoleSwingup", {"a": ["position"]}, "makes its own groups, in its method `observations`"),
     ],
