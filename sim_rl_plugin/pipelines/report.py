@@ -145,8 +145,8 @@ def plot_results(plan: Plan, results: Sequence[StageResult], output: Path) -> Pa
         color=[colors[name] for name in names],
         capsize=4,
     )
-    right.set_ylabel("Return")
-    right.set_title(f"Final policies, {plan.episodes} episodes (mean, standard deviation)")
+    right.set_ylabel("Return (mean and standard deviation)")
+    right.set_title(f"Final policies, {plan.episodes} episodes")
     right.grid(axis="y", alpha=0.3)
     return save_figure(figure, output)
 
