@@ -64,8 +64,8 @@ TEACHER_STUDENT = Pipeline(
         ),
         Stage(
             "finetune",
-            "PPO that starts from the student",
-            inputs=("student",),
+            "PPO that starts from the student, and from the teacher's critic",
+            inputs=("student", "teacher"),
             settings=_student_by_ppo,
             optional=True,
             continues="student",

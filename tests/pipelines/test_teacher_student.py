@@ -104,7 +104,7 @@ def test_killed_while_the_student_learns_it_ends_bit_for_bit_the_same(file, sim_
 
 
 def test_the_student_starts_from_the_teacher_and_fine_tuning_from_the_student(file, sim_rl):
-    """Distillation does not change the teacher; with a learning rate of 0 PPO does not change the student."""
+    """Distillation does not change the teacher; with a learning rate of 0 PPO changes neither student nor critic."""
     arguments = ("pipeline", "run", file, "--run-dir", "run", "finetune.algorithm.learning_rate=0.0")
     result = sim_rl(*arguments, "finetune.algorithm.schedule=fixed")
     assert result.exit_code == 0, result.output
@@ -115,6 +115,8 @@ def test_the_student_starts_from_the_teacher_and_fine_tuning_from_the_student(fi
         assert torch.equal(student["teacher_state_dict"][name], value), name
     for name, value in student["student_state_dict"].items():
         assert torch.equal(finetune["actor_state_dict"][name], value), name
+    for name, value in teacher["critic_state_dict"].items():
+        assert torch.equal(finetune["critic_state_dict"][name], value), name
     stages = {stage["stage"]: stage for stage in json.loads(Path("run/results.json").read_text())["stages"]}
     assert stages["student"]["returns"] == stages["finetune"]["returns"]
     assert stages["teacher"]["percent_of_reference"] == 100.0
