@@ -464,7 +464,8 @@ class PPO(Algorithm):
         """
         if len(checkpoints) > 2:
             raise UserError(
-                f"init_from: PPO starts from one checkpoint, or from an actor's and a critic's, found {len(checkpoints)}"
+                "init_from: PPO starts from one checkpoint, or from an actor's and a critic's, "
+                f"found {len(checkpoints)}"
             )
         self.load(checkpoints[0], {"actor": True}, strict=True)
         if len(checkpoints) == 2 or "critic_state_dict" in checkpoints[0]:

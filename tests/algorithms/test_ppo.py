@@ -10,7 +10,6 @@ from tensordict import TensorDict
 
 from sim_rl_plugin.algorithms import PPO
 from sim_rl_plugin.models import MLPModel
-from sim_rl_plugin.storage import RolloutStorage
 from sim_rl_plugin.testing import PointEnv
 
 DOCUMENTED = {
