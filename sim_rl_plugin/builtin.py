@@ -10,19 +10,33 @@ from sim_rl_plugin.hooks import Entry, hookimpl
 @hookimpl
 def sim_rl_algorithms() -> list[Entry]:
     """Return our algorithms."""
-    return [Entry("PPO", "sim_rl_plugin.algorithms:PPO", "Proximal policy optimization")]
+    return [
+        Entry("PPO", "sim_rl_plugin.algorithms:PPO", "Proximal policy optimization"),
+        Entry("Distillation", "sim_rl_plugin.algorithms:Distillation", "A student learns to act as a teacher does"),
+    ]
 
 
 @hookimpl
 def sim_rl_models() -> list[Entry]:
     """Return our models."""
-    return [Entry("MLPModel", "sim_rl_plugin.models:MLPModel", "Multi-layer perceptron on 1D observations")]
+    return [
+        Entry("MLPModel", "sim_rl_plugin.models:MLPModel", "Multi-layer perceptron on 1D observations"),
+        Entry("RNNModel", "sim_rl_plugin.models:RNNModel", "GRU or LSTM, and a multi-layer perceptron"),
+        Entry("CNNModel", "sim_rl_plugin.models:CNNModel", "Convolutions on 2D observations, and a perceptron"),
+        Entry("ExportedPolicy", "sim_rl_plugin.models:ExportedPolicy", "A teacher out of a TorchScript or ONNX file"),
+        Entry(
+            "TeacherEnsemble", "sim_rl_plugin.models:TeacherEnsemble", "Several teachers, each for some environments"
+        ),
+    ]
 
 
 @hookimpl
 def sim_rl_runners() -> list[Entry]:
     """Return our runners."""
-    return [Entry("OnPolicyRunner", "sim_rl_plugin.runners:OnPolicyRunner", "Collects, updates, logs, saves")]
+    return [
+        Entry("OnPolicyRunner", "sim_rl_plugin.runners:OnPolicyRunner", "Collects, updates, logs, saves"),
+        Entry("DistillationRunner", "sim_rl_plugin.runners:DistillationRunner", "The same, and asks for a teacher"),
+    ]
 
 
 @hookimpl
@@ -31,6 +45,13 @@ def sim_rl_log_writers() -> list[Entry]:
     return [
         Entry("tensorboard", "sim_rl_plugin.logging.tensorboard:TensorboardLogWriter", "TensorBoard event files"),
         Entry("csv", "sim_rl_plugin.logging.csv:CsvLogWriter", "metrics.csv in the run folder"),
+        Entry(
+            "neptune",
+            "sim_rl_plugin.logging.neptune:NeptuneLogWriter",
+            "Neptune",
+            requires=("neptune",),
+            extra="sim-rl-plugin[neptune]",
+        ),
         Entry(
             "wandb",
             "sim_rl_plugin.logging.wandb:WandbLogWriter",

@@ -19,6 +19,17 @@ def broadcast(tensors: Iterable[torch.Tensor]) -> None:
         torch.distributed.broadcast(tensor, src=0)
 
 
+def reduce_gradients_in_buckets(params: Iterable[torch.nn.Parameter], world_size: int, bucket_mb: float) -> None:
+    """Average gradients over all ranks: rsl_rl's name for ``average_gradients``.
+
+    Args:
+        params: Parameters; those without a gradient are left out.
+        world_size: Number of ranks; it is the process group's.
+        bucket_mb: Largest buffer, in MB.
+    """
+    average_gradients(params, bucket_mb)
+
+
 def average_gradients(parameters: Iterable[torch.nn.Parameter], bucket_mb: float) -> None:
     """Replace gradients by their mean over all ranks, in flat buffers of at most ``bucket_mb`` MB.
 

@@ -80,6 +80,7 @@ def evaluate(policy: Policy, env: VecEnv, num_episodes: int) -> EvaluationResult
     returns = torch.zeros(env.num_envs, dtype=torch.float64)
     lengths = torch.zeros(env.num_envs, dtype=torch.int64)
     limit = _step_limit(env, int(quotas.max()))
+    start_episodes(policy)
     obs = env.get_observations()
     for _ in range(limit):
         obs, rewards, dones = step_policy(policy, env, obs)
@@ -96,6 +97,12 @@ def evaluate(policy: Policy, env: VecEnv, num_episodes: int) -> EvaluationResult
         raise UserError(f"the evaluation was given up: episodes do not end within {limit} steps")
     done = [episode for of_env in episodes for episode in of_env]
     return EvaluationResult(tuple(item[0] for item in done), tuple(item[1] for item in done))
+
+
+def start_episodes(policy: Policy) -> None:
+    """Empty the memory of a recurrent policy, which may be that of other environments."""
+    if getattr(policy, "is_recurrent", False):
+        policy.reset()  # type: ignore[attr-defined]
 
 
 def step_policy(policy: Policy, env: VecEnv, obs: TensorDict) -> tuple[TensorDict, torch.Tensor, torch.Tensor]:

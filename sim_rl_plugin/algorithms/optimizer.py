@@ -38,8 +38,12 @@ def resolve_optimizer(optimizer_name: str) -> type[torch.optim.Optimizer]:
 def build_optimizer(
     name: str, parameters: Iterable[torch.nn.Parameter], learning_rate: torch.Tensor
 ) -> torch.optim.Optimizer:
-    """Build an optimizer that follows ``learning_rate``, a scalar tensor, where its kernel can."""
+    """Build an optimizer that follows ``learning_rate``, a scalar tensor, where its kernel can.
+
+    A parameter that two models share is taken once. (rsl_rl takes it twice, and so steps it twice.)
+    """
     optimizer_class = resolve_optimizer(name)
+    parameters = list(dict.fromkeys(parameters))
     if optimizer_class in _FUSED:
         return optimizer_class(parameters, lr=learning_rate, fused=True)  # type: ignore[call-arg]
     return optimizer_class(parameters, lr=learning_rate.item())  # type: ignore[call-arg]
@@ -52,26 +56,43 @@ def publish_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: torch
         group["lr"] = value
 
 
-def portable_state_dict(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return a state dict that a default-built optimizer of the same class, such as rsl_rl's, loads."""
+def portable_state_dict(
+    optimizer: torch.optim.Optimizer, parameters: Iterable[torch.nn.Parameter] | None = None
+) -> dict[str, Any]:
+    """Return a state dict that a default-built optimizer of the same class, such as rsl_rl's, loads.
+
+    Args:
+        optimizer: One group of parameters.
+        parameters: Its parameters as rsl_rl would list them, with repetitions of those that are shared.
+    """
     state = optimizer.state_dict()
     groups = [dict(group, lr=float(group["lr"])) for group in state["param_groups"]]
     for group in groups:
         if "fused" in group:
             group["fused"] = None
+    if parameters is not None:
+        index_of = {parameter: index for index, parameter in enumerate(optimizer.param_groups[0]["params"])}
+        groups[0]["params"] = [index_of[parameter] for parameter in parameters]
     return {"state": state["state"], "param_groups": groups}
 
 
 def load_portable_state_dict(
-    optimizer: torch.optim.Optimizer, state: dict[str, Any], learning_rate: torch.Tensor
+    optimizer: torch.optim.Optimizer, state: dict[str, Any], learning_rate: torch.Tensor | None = None
 ) -> None:
-    """Load a state dict that ours or rsl_rl's optimizer saved; its learning rate goes into ``learning_rate``.
+    """Load a state dict that ours or rsl_rl's optimizer saved.
+
+    Args:
+        optimizer: One group of parameters.
+        state: What was saved.
+        learning_rate: Scalar tensor that the optimizer follows; gets the saved rate. None for an
+            optimizer with a number.
 
     Raises:
         ValueError: The state belongs to other parameters.
     """
     groups = copy.deepcopy(state["param_groups"])
     for group, own in zip(groups, optimizer.param_groups, strict=False):
+        group["params"] = list(dict.fromkeys(group["params"]))  # shared ones are listed twice
         missing = sorted(own.keys() - group.keys() - _NEWER_KEYS)
         if missing:
             raise UserError(
@@ -83,5 +104,6 @@ def load_portable_state_dict(
         if "fused" in own:
             group["fused"] = own["fused"]
     optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
-    learning_rate.fill_(float(groups[0]["lr"]))
-    publish_learning_rate(optimizer, learning_rate)
+    if learning_rate is not None:
+        learning_rate.fill_(float(groups[0]["lr"]))
+        publish_learning_rate(optimizer, learning_rate)

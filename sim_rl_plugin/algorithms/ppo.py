@@ -5,77 +5,44 @@ Legend of shapes: ``t`` steps of a rollout, ``n`` environments, ``a`` actions, `
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from tensordict import TensorDict
 from torch import nn
 
 from sim_rl_plugin import distributed
+from sim_rl_plugin.algorithms.algorithm import Algorithm
+from sim_rl_plugin.algorithms.construction import Construction
 from sim_rl_plugin.algorithms.losses import adapted_learning_rate, surrogate_loss, value_loss
+from sim_rl_plugin.algorithms.mini_batches import MiniBatch, MiniBatches
 from sim_rl_plugin.algorithms.optimizer import (
-    build_optimizer,
     load_portable_state_dict,
     portable_state_dict,
     publish_learning_rate,
 )
 from sim_rl_plugin.algorithms.returns import generalized_advantage_estimation, normalize
 from sim_rl_plugin.algorithms.time_outs import TimeOuts
-from sim_rl_plugin.config.loading import PROVIDED_TO_ALGORITHM, PROVIDED_TO_MODEL
-from sim_rl_plugin.config.signature import check_arguments
 from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.errors import UserError
-from sim_rl_plugin.models import MLPModel
-from sim_rl_plugin.models.observation_sets import resolve_obs_groups
-from sim_rl_plugin.registry import resolve_class
+from sim_rl_plugin.extensions import (
+    RandomNetworkDistillation,
+    Symmetry,
+    resolve_rnd_config,
+    resolve_symmetry_config,
+)
+from sim_rl_plugin.models import CNNModel, MLPModel
+from sim_rl_plugin.models.compilation import compile_model
+from sim_rl_plugin.models.memory import memory_of, restore_memory
 from sim_rl_plugin.storage import RolloutStorage
 
 _CRITIC_CHUNK_SAMPLES = 8192
 """Rows the critic evaluates at once after a rollout: enough to be efficient, few enough to stay in cache."""
 
 
-class _MiniBatch(NamedTuple):
-    """What one step of the optimizer sees; an input is a latent, or observations where the model needs them."""
-
-    actor_input: torch.Tensor | TensorDict
-    critic_input: torch.Tensor | TensorDict
-    actions: torch.Tensor
-    values: torch.Tensor
-    advantages: torch.Tensor
-    returns: torch.Tensor
-    old_log_prob: torch.Tensor
-    old_params: tuple[torch.Tensor, ...]
-
-    @classmethod
-    def of(cls, samples: RolloutStorage.Batch, actor_input: Any, critic_input: Any) -> _MiniBatch:
-        """Take the fields that the loss reads; log-probabilities and advantages lose their last dimension."""
-        actions, values, advantages, returns = samples.actions, samples.values, samples.advantages, samples.returns
-        log_prob, params = samples.old_actions_log_prob, samples.old_distribution_params
-        assert actions is not None and values is not None and advantages is not None
-        assert returns is not None and log_prob is not None and params is not None
-        return cls(
-            actor_input, critic_input, actions, values, advantages.squeeze(-1), returns, log_prob.squeeze(-1), params
-        )
-
-    def rows(self, rows: slice) -> _MiniBatch:
-        """Return views of some samples."""
-        return _MiniBatch(
-            self.actor_input[rows],
-            self.critic_input[rows],
-            self.actions[rows],
-            self.values[rows],
-            self.advantages[rows],
-            self.returns[rows],
-            self.old_log_prob[rows],
-            tuple(param[rows] for param in self.old_params),
-        )
-
-
-class PPO:
+class PPO(Algorithm):
     """Proximal policy optimization with rsl_rl's interface and mathematics.
 
     Schulman et al., "Proximal policy optimization algorithms", arXiv:1707.06347. Where an
@@ -143,8 +110,8 @@ class PPO:
             normalize_advantage_per_mini_batch: Normalise advantages in each mini-batch instead of
                 over the whole rollout.
             device: Where models and buffers lie.
-            rnd_cfg: Random network distillation; not available in this version.
-            symmetry_cfg: Symmetry augmentation; not available in this version.
+            rnd_cfg: Arguments of ``RandomNetworkDistillation``; None for no intrinsic reward.
+            symmetry_cfg: Arguments of ``Symmetry``; None for no mirror images.
             multi_gpu_cfg: ``global_rank``, ``local_rank`` and ``world_size`` of a distributed run.
             use_mixed_precision: Compute losses in bfloat16 where PyTorch holds that to be safe.
             grad_reduce_bucket_mb: Largest buffer of one gradient reduction, in MB.
@@ -155,20 +122,18 @@ class PPO:
             ValueError: A value is out of range.
         """
         _check_ranges(locals())
-        self.device = device
-        self.is_multi_gpu = multi_gpu_cfg is not None
-        self.gpu_global_rank = multi_gpu_cfg["global_rank"] if multi_gpu_cfg else 0
-        self.gpu_world_size = multi_gpu_cfg["world_size"] if multi_gpu_cfg else 1
-        self.grad_reduce_bucket_mb = grad_reduce_bucket_mb
+        super().__init__(device, multi_gpu_cfg, grad_reduce_bucket_mb)
+        self.rnd = RandomNetworkDistillation(device=device, **rnd_cfg) if rnd_cfg else None
+        self.intrinsic_rewards: torch.Tensor | None = None
+        """Intrinsic rewards of the last step, ``(n,)``; with random network distillation only."""
+        self.symmetry = Symmetry(**symmetry_cfg) if symmetry_cfg else None
 
         self.actor = actor.to(device)
         self.critic = critic.to(device)
-        # A CPU kernel takes the rate in double precision, so it reads back as it was given.
-        rate_dtype = torch.float64 if torch.device(device).type == "cpu" else torch.float32
-        self._learning_rate = torch.tensor(float(learning_rate), dtype=rate_dtype, device=device)
-        self.optimizer = build_optimizer(
-            optimizer, chain(self.actor.parameters(), self.critic.parameters()), self._learning_rate
-        )
+        # What is saved, exported and trained; `compile` puts a compiled front before it.
+        self._raw_actor: MLPModel = self.actor
+        self._raw_critic: MLPModel = self.critic
+        self._build_optimizer(optimizer, self._parameters(), learning_rate)
         self.storage = storage
         self.transition = RolloutStorage.Transition()
 
@@ -190,16 +155,6 @@ class PPO:
         self._values_deferred = False
         self._time_outs: list[TimeOuts] = []
 
-    @property
-    def learning_rate(self) -> float:
-        """The current learning rate; reading it waits for the device."""
-        return self._learning_rate.item()
-
-    @learning_rate.setter
-    def learning_rate(self, value: float) -> None:
-        self._learning_rate.fill_(value)
-        publish_learning_rate(self.optimizer, self._learning_rate)
-
     # Rollout
 
     def begin_rollout(self) -> None:
@@ -212,7 +167,8 @@ class PPO:
         overridden = any(getattr(type(self), name) is not getattr(PPO, name) for name in documented)
         # Values of a rollout whose statistics change step by step must be computed step by step.
         moving = self.normalizer_update == "each_step"
-        self._values_deferred = not (overridden or moving or self.critic.is_recurrent)
+        mixing = not getattr(self._raw_critic, "is_sample_wise", True)
+        self._values_deferred = not (overridden or moving or mixing or self.critic.is_recurrent)
         self._time_outs.clear()
         # A rollout that broke off leaves its steps behind.
         self.storage.clear()
@@ -254,8 +210,10 @@ class PPO:
             extras: See ``VecEnv.step``; ``time_outs`` and ``final_obs`` are used.
         """
         if self.normalizer_update == "each_step":
-            self.actor.update_normalization(obs)
-            self.critic.update_normalization(obs)
+            self._update_normalization(obs)
+        if self.rnd is not None:
+            self.intrinsic_rewards = self.rnd.get_intrinsic_reward(obs)
+            rewards = rewards + self.intrinsic_rewards
         self.transition.rewards = rewards
         self.transition.dones = dones
         if "time_outs" in extras:
@@ -314,86 +272,103 @@ class PPO:
         """Learn from the stored rollout and empty the storage.
 
         Returns:
-            Means over all mini-batches: ``value``, ``surrogate`` (losses) and ``entropy`` (nats).
+            Means over all mini-batches: ``value``, ``surrogate`` (losses) and ``entropy`` (nats), with
+            random network distillation ``rnd``, with symmetry ``symmetry``.
 
         Raises:
             ValueError: A loss or a parameter became NaN or infinite.
         """
         publish_learning_rate(self.optimizer, self._learning_rate)
-        sums = torch.zeros(3, device=self.device)
+        names = ["value", "surrogate", "entropy"]
+        names += ["rnd"] if self.rnd is not None else []
+        names += ["symmetry"] if self.symmetry is not None else []
+        sums = torch.zeros(len(names), device=self.device)
         num_updates = 0
         for batch in self._mini_batches():
             sums += self._update_once(batch)
             num_updates += 1
         if self.normalizer_update == "after_update":
-            observations = self.storage.observations.flatten(0, 1)
-            self.actor.update_normalization(observations)
-            self.critic.update_normalization(observations)
+            self._update_normalization(self.storage.observations.flatten(0, 1))
         self.storage.clear()
-        with torch.no_grad():
-            models = [torch.stack([p.sum() for p in model.parameters()]).sum() for model in (self.actor, self.critic)]
-        names = ("value", "surrogate", "entropy", "actor", "critic")
-        results = dict(zip(names, torch.cat((sums / num_updates, torch.stack(models))).tolist(), strict=True))
-        bad = [name for name, number in results.items() if not math.isfinite(number)]
-        if bad:
-            raise UserError(
-                f"the update made {', '.join(bad)} NaN or infinite (learning rate {self.learning_rate:g}): continue "
-                "from the last checkpoint with a smaller learning rate, or check the scale of the rewards"
-            )
-        return {name: results[name] for name in ("value", "surrogate", "entropy")}
+        return self._checked(names, sums / num_updates, {"actor": self._raw_actor, "critic": self._raw_critic})
 
-    def _mini_batches(self) -> Iterator[_MiniBatch]:
-        """Yield mini-batches: slices of one gathered, normalised copy of the rollout, the same in every epoch."""
-        samples = self.storage.gather(self.storage.sample_order(self.num_mini_batches))
-        with torch.no_grad():
-            everything = _MiniBatch.of(samples, *(_fixed_input(model, samples) for model in (self.actor, self.critic)))
-        del samples  # frees the groups whose latents are kept
-        size = everything.actions.shape[0] // self.num_mini_batches
-        for _ in range(self.num_learning_epochs):
-            for start in range(0, size * self.num_mini_batches, size):
-                yield everything.rows(slice(start, start + size))
+    def _mini_batches(self) -> Iterator[MiniBatch]:
+        """Yield the mini-batches of all epochs."""
+        batches = MiniBatches(
+            self.storage,
+            self._raw_actor,
+            self._raw_critic,
+            self.rnd,
+            self.symmetry,
+            num_mini_batches=self.num_mini_batches,
+            normalize_advantages=self.normalize_advantage_per_mini_batch,
+            prepare=self.actor is self._raw_actor,
+        )
+        return batches.epochs(self.num_learning_epochs)
 
-    def _update_once(self, batch: _MiniBatch) -> torch.Tensor:
-        """Take one step of the optimizer; return value loss, surrogate loss and entropy, ``(3,)``."""
+    def _update_normalization(self, obs: TensorDict) -> None:
+        self.actor.update_normalization(obs)
+        self.critic.update_normalization(obs)
+        if self.rnd is not None:
+            self.rnd.update_normalization(obs)
+
+    def _update_once(self, batch: MiniBatch) -> torch.Tensor:
+        """Take one step of the optimizers; return the losses in the order in which ``update`` names them."""
         with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=self.use_mixed_precision):
             loss, terms = self._loss(batch)
+            rnd_loss = None
+            if self.rnd is not None:
+                assert batch.rnd_state is not None
+                rnd_loss = self.rnd.loss_of_state(batch.rnd_state)
+                terms.append(rnd_loss)
+            if self.symmetry is not None:
+                symmetry_loss = self.symmetry.compute_loss(self.actor, batch.samples, batch.num_originals)
+                if self.symmetry.use_mirror_loss:
+                    loss = loss + self.symmetry.mirror_loss_coeff * symmetry_loss
+                terms.append(symmetry_loss)
         self.optimizer.zero_grad()
         loss.backward()
+        if self.rnd is not None and rnd_loss is not None:
+            self.rnd.optimizer.zero_grad()
+            rnd_loss.backward()
         if self.is_multi_gpu:
             self.reduce_parameters()
-        nn.utils.clip_grad_norm_(self.actor.parameters(), self.max_grad_norm)
-        nn.utils.clip_grad_norm_(self.critic.parameters(), self.max_grad_norm)
+        nn.utils.clip_grad_norm_(self._raw_actor.parameters(), self.max_grad_norm)
+        nn.utils.clip_grad_norm_(self._raw_critic.parameters(), self.max_grad_norm)
         self.optimizer.step()
-        return terms
+        if self.rnd is not None:
+            self.rnd.optimizer.step()
+        return torch.stack([term.detach().float() for term in terms])
 
-    def _loss(self, batch: _MiniBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the loss to minimise and its terms, after adapting the learning rate to the batch."""
-        if isinstance(batch.actor_input, torch.Tensor):
-            self.actor.update_distribution(batch.actor_input)
-        else:
-            self.actor(batch.actor_input, stochastic_output=True)
-        if isinstance(batch.critic_input, torch.Tensor):
-            values = self.critic.forward_latent(batch.critic_input)
-        else:
-            values = self.critic(batch.critic_input)
+    def _loss(self, batch: MiniBatch) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return PPO's loss and its three terms, after adapting the learning rate to the batch."""
+        samples, originals = batch.samples, slice(batch.num_originals)
+        assert samples.actions is not None and samples.advantages is not None and samples.returns is not None
+        assert samples.values is not None and samples.old_actions_log_prob is not None
+        batch.actor.describe_distribution(self.actor)
+        values = batch.critic.values(self.critic)
         if self.schedule == "adaptive" and self.desired_kl is not None:
-            self._adapt_learning_rate(batch.old_params, self.desired_kl)
+            assert samples.old_distribution_params is not None
+            new_params = tuple(param[originals] for param in self.actor.output_distribution_params)
+            self._adapt_learning_rate(samples.old_distribution_params, new_params, self.desired_kl)
 
-        advantages = normalize(batch.advantages) if self.normalize_advantage_per_mini_batch else batch.advantages
-        log_prob = self.actor.get_output_log_prob(batch.actions)
-        surrogate = surrogate_loss(log_prob, batch.old_log_prob, advantages, self.clip_param)
-        value = value_loss(
-            values, batch.values, batch.returns, self.clip_param if self.use_clipped_value_loss else None
+        log_prob = self.actor.get_output_log_prob(samples.actions)
+        surrogate = surrogate_loss(
+            log_prob, samples.old_actions_log_prob.squeeze(-1), samples.advantages.squeeze(-1), self.clip_param
         )
-        entropy = self.actor.output_entropy.mean()
+        value = value_loss(
+            values, samples.values, samples.returns, self.clip_param if self.use_clipped_value_loss else None
+        )
+        entropy = self.actor.output_entropy[originals].mean()
         loss = surrogate + self.value_loss_coef * value - self.entropy_coef * entropy
-        return loss, torch.stack((value, surrogate, entropy)).detach()
+        return loss, [value, surrogate, entropy]
 
-    def _adapt_learning_rate(self, old_params: tuple[torch.Tensor, ...], desired_kl: float) -> None:
+    def _adapt_learning_rate(
+        self, old_params: tuple[torch.Tensor, ...], new_params: tuple[torch.Tensor, ...], desired_kl: float
+    ) -> None:
         """Steer the learning rate by the KL divergence between the rollout's policy and the current one."""
         with torch.no_grad():
-            params = self.actor.output_distribution_params
-            kl_mean = self.actor.get_kl_divergence(old_params, params).float().mean()
+            kl_mean = self.actor.get_kl_divergence(old_params, new_params).float().mean()
             if self.is_multi_gpu:
                 # Every rank computes the same rate from the same mean.
                 distributed.all_reduce_mean(kl_mean)
@@ -406,27 +381,47 @@ class PPO:
         """Let models learn: normalisers update, dropout drops."""
         self.actor.train()
         self.critic.train()
+        if self.rnd is not None:
+            self.rnd.train()
 
     def eval_mode(self) -> None:
         """Stop models from learning."""
         self.actor.eval()
         self.critic.eval()
+        if self.rnd is not None:
+            self.rnd.eval()
+
+    def compile(self, mode: str | None = None) -> None:
+        """Compile actor and critic with ``torch.compile``.
+
+        Args:
+            mode: ``default`` or ``max-autotune-no-cudagraphs``; None compiles nothing.
+
+        Raises:
+            ValueError: The mode is another one.
+        """
+        self.actor = compile_model(self._raw_actor, mode)
+        self.critic = compile_model(self._raw_critic, mode)
 
     def save(self) -> dict[str, Any]:
-        """Return the state of models and optimizer under rsl_rl's keys."""
-        return {
-            "actor_state_dict": self.actor.state_dict(),
-            "critic_state_dict": self.critic.state_dict(),
-            "optimizer_state_dict": portable_state_dict(self.optimizer),
+        """Return the state of models and optimizers under rsl_rl's keys."""
+        saved = {
+            "actor_state_dict": self._raw_actor.state_dict(),
+            "critic_state_dict": self._raw_critic.state_dict(),
+            "optimizer_state_dict": portable_state_dict(self.optimizer, self._parameters()),
         }
+        if self.rnd is not None:
+            saved["rnd_state_dict"] = self.rnd.state_dict()
+            saved["rnd_optimizer_state_dict"] = portable_state_dict(self.rnd.optimizer)
+        return saved
 
     def load(self, loaded_dict: dict[str, Any], load_cfg: dict[str, bool] | None, strict: bool) -> bool:
         """Load what ``save`` returned, or what rsl_rl's did.
 
         Args:
-            loaded_dict: The saved state.
-            load_cfg: What to load: ``actor``, ``critic``, ``optimizer``, ``iteration``; absent means
-                no. None loads everything.
+            loaded_dict: The saved state. That of a distillation holds a student, which becomes the actor.
+            load_cfg: What to load: ``actor``, ``critic``, ``optimizer``, ``iteration``, ``rnd``; absent
+                means no. None loads everything, and of a distillation the student alone.
             strict: Whether a model's parameter names must match exactly.
 
         Returns:
@@ -436,18 +431,59 @@ class PPO:
             ValueError: A part is missing from the saved state.
             RuntimeError: Parameter names or shapes differ.
         """
+        if "student_state_dict" in loaded_dict and "actor_state_dict" not in loaded_dict:
+            loaded_dict = {**loaded_dict, "actor_state_dict": loaded_dict["student_state_dict"]}
+            load_cfg = {"actor": True} if load_cfg is None else load_cfg
         if load_cfg is None:
-            load_cfg = {"actor": True, "critic": True, "optimizer": True, "iteration": True}
-        for part in ("actor", "critic", "optimizer"):
-            if load_cfg.get(part) and f"{part}_state_dict" not in loaded_dict:
+            load_cfg = {"actor": True, "critic": True, "optimizer": True, "iteration": True, "rnd": True}
+        wanted = ["actor", "critic", "optimizer"] + (["rnd", "rnd_optimizer"] if self.rnd is not None else [])
+        for part in wanted:
+            if load_cfg.get(part.removesuffix("_optimizer")) and f"{part}_state_dict" not in loaded_dict:
                 raise UserError(f"the checkpoint has no {part}_state_dict; it holds {', '.join(loaded_dict)}")
         if load_cfg.get("actor"):
-            self.actor.load_state_dict(loaded_dict["actor_state_dict"], strict=strict)
+            self._raw_actor.load_state_dict(loaded_dict["actor_state_dict"], strict=strict)
         if load_cfg.get("critic"):
-            self.critic.load_state_dict(loaded_dict["critic_state_dict"], strict=strict)
+            self._raw_critic.load_state_dict(loaded_dict["critic_state_dict"], strict=strict)
         if load_cfg.get("optimizer"):
             load_portable_state_dict(self.optimizer, loaded_dict["optimizer_state_dict"], self._learning_rate)
+        if load_cfg.get("rnd") and self.rnd is not None:
+            self.rnd.load_state_dict(loaded_dict["rnd_state_dict"], strict=strict)
+            load_portable_state_dict(self.rnd.optimizer, loaded_dict["rnd_optimizer_state_dict"])
         return load_cfg.get("iteration", False)
+
+    def start_from(self, checkpoints: list[dict[str, Any]]) -> None:
+        """Take over the actor, and the critic if there is one, of another training; of a distillation, its student.
+
+        Raises:
+            ValueError: There is more than one checkpoint, or it holds no policy.
+            RuntimeError: Parameter names or shapes differ.
+        """
+        if len(checkpoints) != 1:
+            raise UserError(f"init_from: PPO starts from one checkpoint, found {len(checkpoints)}")
+        contents = checkpoints[0]
+        has_critic = "actor_state_dict" in contents and "critic_state_dict" in contents
+        self.load(contents, {"actor": True, "critic": has_critic}, strict=True)
+
+    def training_state(self) -> dict[str, Any]:
+        """Return what else a resumed training depends on: memories of episodes in progress, RND's counters."""
+        return {
+            "memories": [memory_of(model) for model in (self._raw_actor, self._raw_critic)],
+            "rnd": None if self.rnd is None else self.rnd.training_state(),
+        }
+
+    def load_training_state(self, state: dict[str, Any], same_episodes: bool) -> None:
+        """Continue from ``training_state``.
+
+        Args:
+            state: What it returned.
+            same_episodes: Whether the simulation continues the episodes that were in progress, so that
+                the models' memories still belong to them.
+        """
+        if same_episodes:
+            for model, memory in zip((self._raw_actor, self._raw_critic), state["memories"], strict=True):
+                restore_memory(model, memory, self.device)
+        if self.rnd is not None and state["rnd"] is not None:
+            self.rnd.load_training_state(state["rnd"])
 
     def get_policy(self) -> MLPModel:
         """Return the actor."""
@@ -467,61 +503,48 @@ class PPO:
         Raises:
             ValueError: A key is missing, unknown or ill-typed.
         """
-        classes: dict[str, tuple[Any, dict[str, Any]]] = {}
-        for section in ("algorithm", "actor", "critic"):
-            if section not in cfg:
-                raise UserError(f"the training config has no section '{section}'; it holds {', '.join(cfg)}")
-            provided = PROVIDED_TO_ALGORITHM if section == "algorithm" else PROVIDED_TO_MODEL
-            section_class, arguments = resolve_class(cfg[section], section)
-            # rsl_rl's dicts carry this switch although it belongs to CNN models; off, it means nothing.
-            if section == "algorithm" and arguments.pop("share_cnn_encoders", None):
-                raise UserError("algorithm.share_cnn_encoders: not available in this version; set it to null")
-            check_arguments(section_class, arguments, section, provided=provided)
-            classes[section] = (section_class, arguments)
-        if cfg.get("torch_compile_mode") is not None:
-            raise UserError("torch_compile_mode: not available in this version; set it to null")
-        obs_groups = resolve_obs_groups(obs, copy.deepcopy(cfg.get("obs_groups") or {}), ["actor", "critic"])
-
-        models = {}
-        for name, output_dim in (("actor", env.num_actions), ("critic", 1)):
-            model_class, arguments = classes[name]
-            models[name] = model_class(obs, obs_groups, name, output_dim, **arguments).to(device)
+        sets = ["actor", "critic"]
+        algorithm_cfg = cfg.get("algorithm")
+        if isinstance(algorithm_cfg, dict) and algorithm_cfg.get("rnd_cfg") is not None:
+            sets.append("rnd_state")
+        parts = Construction(obs, env, cfg, device, {"actor": env.num_actions, "critic": 1}, sets)
+        resolve_rnd_config(parts.arguments, obs, parts.obs_groups, env)
+        resolve_symmetry_config(parts.arguments, env)
+        actor = parts.build_model("actor")
+        shared = {}
+        if parts.arguments.pop("share_cnn_encoders", None):
+            if not isinstance(actor, CNNModel):
+                raise UserError("algorithm.share_cnn_encoders: the actor is no CNNModel; set it to null")
+            shared = {"cnns": actor.cnns}
+        critic = parts.build_model("critic", **shared)
         storage = RolloutStorage("rl", env.num_envs, cfg["num_steps_per_env"], obs, [env.num_actions], device)
-        algorithm_class, arguments = classes["algorithm"]
-        return algorithm_class(
-            models["actor"],
-            models["critic"],
-            storage,
-            device=device,
-            **arguments,
-            multi_gpu_cfg=cfg.get("multi_gpu"),
+        algorithm = parts.algorithm_class(
+            actor, critic, storage, device=device, **parts.arguments, multi_gpu_cfg=cfg.get("multi_gpu")
         )
+        if cfg.get("torch_compile_mode") is not None:
+            algorithm.compile(cfg["torch_compile_mode"])
+        return algorithm
 
     # Distributed training
 
     def broadcast_parameters(self) -> None:
         """Give every rank the models of rank 0."""
-        for model in (self.actor, self.critic):
+        models: list[nn.Module] = [self._raw_actor, self._raw_critic]
+        if self.rnd is not None:
+            models += [self.rnd.predictor, self.rnd.target]
+        for model in models:
             distributed.broadcast(model.state_dict().values())
 
     def reduce_parameters(self) -> None:
         """Average the gradients of all ranks; call it between the backward pass and the optimizer's step."""
-        parameters = chain(self.actor.parameters(), self.critic.parameters())
+        parameters = list(dict.fromkeys(self._parameters()))
+        if self.rnd is not None:
+            parameters += self.rnd.parameters()
         distributed.average_gradients(parameters, self.grad_reduce_bucket_mb)
 
-
-def _fixed_input(model: MLPModel, samples: RolloutStorage.Batch) -> torch.Tensor | TensorDict:
-    """Return the samples' latents where nothing trainable comes before them, else their observations."""
-    assert samples.observations is not None
-    kind: Any = type(model)
-    is_fixed = (
-        isinstance(model, MLPModel)
-        and kind.forward is MLPModel.forward
-        and kind.get_latent is MLPModel.get_latent
-        and kind.forward_latent is MLPModel.forward_latent
-        and not any(True for _ in model.obs_normalizer.parameters())
-    )
-    return model.get_latent(samples.observations) if is_fixed else samples.observations
+    def _parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters in the optimizer's order; what actor and critic share comes twice."""
+        return chain(self._raw_actor.parameters(), self._raw_critic.parameters())
 
 
 _RANGES: dict[str, tuple[float, float]] = {
@@ -544,8 +567,5 @@ def _check_ranges(arguments: dict[str, Any]) -> None:
     for name, choices in (("schedule", ("adaptive", "fixed")), ("normalizer_update", ("after_update", "each_step"))):
         if arguments[name] not in choices:
             raise UserError(f"algorithm.{name}: expected {' or '.join(map(repr, choices))}, found {arguments[name]!r}")
-    for name in ("rnd_cfg", "symmetry_cfg"):
-        if arguments[name] is not None:
-            raise UserError(f"algorithm.{name}: not available in this version; set it to null")
-    if arguments["actor"].is_recurrent or arguments["critic"].is_recurrent:
-        raise UserError("recurrent models are not available in this version")
+    if arguments["symmetry_cfg"] is not None and (arguments["actor"].is_recurrent or arguments["critic"].is_recurrent):
+        raise UserError("algorithm.symmetry_cfg: mirror images need models without a memory; set it to null")

@@ -11,6 +11,7 @@ import torch
 from tensordict import TensorDict
 
 from sim_rl_plugin.models import MLPModel
+from sim_rl_plugin.modules.rnn import map_hidden_state
 
 
 class TimeOuts:
@@ -44,7 +45,7 @@ class TimeOuts:
         if self.final_obs is None:
             return values_before
         with torch.no_grad():
-            final_values = critic(self.final_obs)
+            final_values = _values_without_a_step(critic, self.final_obs, self.rows)
         if self.rows is None:
             return final_values
         values = torch.zeros_like(values_before)
@@ -54,3 +55,19 @@ class TimeOuts:
     def added_to(self, rewards: torch.Tensor, addition: torch.Tensor) -> torch.Tensor:
         """Return rewards ``(n,)`` with ``addition`` where the time limit struck."""
         return torch.where(self.mask, rewards + addition, rewards)
+
+
+def _values_without_a_step(critic: MLPModel, obs: TensorDict, rows: torch.Tensor | None) -> torch.Tensor:
+    """Return the values of observations that follow the critic's last step, and leave its memory as it was.
+
+    Args:
+        critic: The critic.
+        obs: Observations of all environments, or of ``rows``.
+        rows: Environments, or None for all.
+    """
+    memory = critic.get_hidden_state()
+    if rows is not None:
+        critic.reset(hidden_state=map_hidden_state(lambda state: state[:, rows], memory))
+    values = critic(obs)
+    critic.reset(hidden_state=memory)
+    return values

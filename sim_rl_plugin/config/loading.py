@@ -16,21 +16,21 @@ from typing import Any
 from sim_rl_plugin.config.files import merge_layers, read_config
 from sim_rl_plugin.config.migrations import migrate
 from sim_rl_plugin.config.overrides import parse_overrides
-from sim_rl_plugin.config.schema import RunConfig, schema_defaults, unknown_setting
-from sim_rl_plugin.config.signature import check_arguments, check_value
+from sim_rl_plugin.config.schema import MODEL_SECTIONS, RunConfig, schema_defaults, unknown_setting
+from sim_rl_plugin.config.signature import check_arguments, check_value, parameters_of
 from sim_rl_plugin.config.yaml_text import dump
 from sim_rl_plugin.errors import UserError, nearest
 from sim_rl_plugin.plugins import get_manager
 from sim_rl_plugin.registry import load, resolve_class
 
 PROVIDED_TO_ALGORITHM = ("actor", "critic", "student", "teacher", "storage", "device", "multi_gpu_cfg")
-PROVIDED_TO_MODEL = ("obs", "obs_groups", "obs_set", "output_dim")
+PROVIDED_TO_MODEL = ("obs", "obs_groups", "obs_set", "output_dim", "cnns")
 PROVIDED_TO_LOG_WRITER = ("log_dir",)
 PROVIDED_TO_ADAPTER = ("task", "num_envs", "device", "seed", "render")
 
 # rsl_rl's construct_algorithm takes this one out of the algorithm's settings before the constructor
 # sees them.
-_CONSTRUCTION_KEYS = {"share_cnn_encoders": bool}
+CONSTRUCTION_KEYS = {"share_cnn_encoders": bool | None}
 
 # Top-level keys that every runner reads; the others are the business of train scripts.
 _RUNNERS_KEYS = ("num_steps_per_env", "save_interval", "obs_groups", "check_for_nan")
@@ -47,9 +47,7 @@ _OTHERS_KEYS = (
     "policy",
     "resume",
     "rnd_cfg",
-    "student",
     "symmetry_cfg",
-    "teacher",
     "upload_model",
     "wandb_entity",
     "wandb_project",
@@ -107,11 +105,35 @@ def with_overrides(
 
 
 def _finish(settings: dict[str, Any], upper: dict[str, Any]) -> RunConfig:
+    settings = _with_own_sections(settings, upper)
     _check_paths(settings, upper)
     config = RunConfig.parse(plain(merge_layers(settings, upper)))
     check_classes(config.to_dict())
     _check_log_writers(config)
     return config
+
+
+def _with_own_sections(settings: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with exactly the models that the algorithm has; a student and a teacher are like the actor."""
+    algorithm = merge_layers(settings, {key: value for key, value in upper.items() if key == "algorithm"})["algorithm"]
+    if not isinstance(algorithm, dict):
+        return settings  # refused below, with its key path
+    sections = model_sections(resolve_class(algorithm, "algorithm")[0])
+    for section in MODEL_SECTIONS:
+        if section not in sections and upper.get(section) is not None:
+            raise UserError(
+                f"{section}: the algorithm {algorithm['class_name']} has no {section}; its models are "
+                f"{', '.join(sections)}"
+            )
+    pattern = settings.get("actor") or schema_defaults().to_dict()["actor"]
+    own = {section: settings.get(section) or copy.deepcopy(pattern) for section in sections}
+    return {**settings, **dict.fromkeys(MODEL_SECTIONS), **own}
+
+
+def model_sections(algorithm: Any) -> list[str]:
+    """Return the sections of the models that an algorithm's constructor takes; actor and critic if it does not say."""
+    parameters = parameters_of(algorithm).annotations
+    return [section for section in MODEL_SECTIONS if section in parameters] or ["actor", "critic"]
 
 
 def _task_layer(simulator: str, task: str) -> dict[str, Any]:
@@ -128,6 +150,8 @@ def _check_paths(settings: dict[str, Any], upper: dict[str, Any]) -> None:
         if key not in RunConfig.model_fields:
             raise unknown_setting(key, settings)
         is_section = isinstance(settings[key], dict)
+        if value is None and key in MODEL_SECTIONS:
+            continue
         if is_section and not isinstance(value, dict):
             raise UserError(f"{key}: expected a mapping of settings, found {value!r}")
         if isinstance(value, dict) and not is_section and key != "logger":
@@ -147,9 +171,9 @@ def check_classes(settings: dict[str, Any]) -> None:
     """
     resolve_class({"class_name": settings.get("class_name") or "OnPolicyRunner"}, "runner")
     algorithm, kwargs = resolve_class(settings["algorithm"], "algorithm")
-    also = _CONSTRUCTION_KEYS if hasattr(algorithm, "construct_algorithm") else None
+    also = CONSTRUCTION_KEYS if hasattr(algorithm, "construct_algorithm") else None
     check_arguments(algorithm, kwargs, "algorithm", provided=PROVIDED_TO_ALGORITHM, also=also)
-    for section in ("actor", "critic"):
+    for section in model_sections(algorithm):
         if settings.get(section) is not None:
             model, kwargs = resolve_class(settings[section], section)
             check_arguments(model, kwargs, section, provided=PROVIDED_TO_MODEL)

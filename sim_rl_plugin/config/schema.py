@@ -14,6 +14,12 @@ from sim_rl_plugin.errors import UserError
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 LoggerSetting = str | dict[str, Any]
 
+MODEL_SECTIONS = ("actor", "critic", "student", "teacher")
+"""Sections that describe a model. An algorithm has those that its constructor takes."""
+
+SECTIONS = ("algorithm", *MODEL_SECTIONS)
+"""Sections whose keys are the constructor parameters of the class that they name."""
+
 
 def _default_actor() -> dict[str, Any]:
     return {"class_name": "MLPModel", "distribution_cfg": {"class_name": "GaussianDistribution"}}
@@ -27,7 +33,7 @@ class RunConfig(BaseModel):
     """The settings of one run: frozen, and without a key that nobody reads.
 
     ``to_dict`` has the shape of rsl_rl's training dict, with the simulator's part beside it. The
-    keys of ``algorithm``, ``actor`` and ``critic`` are the constructor parameters of their classes.
+    keys of ``algorithm`` and of the models are the constructor parameters of their classes.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -84,10 +90,8 @@ class RunConfig(BaseModel):
     check_for_nan: bool = True
     """Whether the training stops, with a message, when the environment returns NaN."""
 
-    torch_compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = (
-        None
-    )
-    """Mode of `torch.compile` for the learner; this version has none yet, so only null is accepted."""
+    torch_compile_mode: Literal["default", "max-autotune-no-cudagraphs"] | None = None
+    """Mode of `torch.compile` for the models' forward passes; null compiles nothing."""
 
     torch_num_threads: int | None = Field(default=None, gt=0)
     """Threads of torch's operations on the CPU; null leaves torch's choice, which is every core."""
@@ -98,11 +102,21 @@ class RunConfig(BaseModel):
     algorithm: dict[str, Any] = Field(default_factory=lambda: {"class_name": "PPO"})
     """The algorithm's class and parameters."""
 
-    actor: dict[str, Any] = Field(default_factory=_default_actor)
-    """The actor model's class and parameters."""
+    actor: dict[str, Any] | None = Field(default_factory=_default_actor)
+    """The actor model's class and parameters; null where the algorithm has no actor."""
 
-    critic: dict[str, Any] = Field(default_factory=lambda: {"class_name": "MLPModel"})
-    """The critic model's class and parameters."""
+    critic: dict[str, Any] | None = Field(default_factory=lambda: {"class_name": "MLPModel"})
+    """The critic model's class and parameters; null where the algorithm has no critic."""
+
+    student: dict[str, Any] | None = None
+    """The student model's class and parameters, for Distillation; the task's actor unless set."""
+
+    teacher: dict[str, Any] | None = None
+    """The teacher model's class and parameters, for Distillation; the task's actor unless set."""
+
+    init_from: str | list[str] | None = None
+    """Run folder or checkpoint whose models the training starts from: a policy for PPO, the teacher for
+    Distillation (also a policy exported as TorchScript or ONNX; a list for several teachers)."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a new dict of plain YAML types, which the caller may change."""
@@ -129,7 +143,7 @@ class RunConfig(BaseModel):
 
 def unknown_setting(key: str, settings: dict[str, Any]) -> UserError:
     """Return the error for an unknown top-level key, which may be the key of a section."""
-    for section in ("algorithm", "actor", "critic"):
+    for section in SECTIONS:
         inside = settings.get(section)
         if isinstance(inside, dict) and key in inside:
             return UserError(f"unknown key {key!r}: did you mean '{section}.{key}'?")

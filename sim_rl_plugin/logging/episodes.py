@@ -12,44 +12,57 @@ import torch
 
 
 class EpisodeStatistics:
-    """Returns and lengths of the episodes that end during a rollout.
+    """Lengths and returns of the episodes that end during a rollout.
 
-    Nothing is read back step by step; ``finished`` makes the one transfer at the end.
+    Nothing is read back step by step; ``finished`` makes the one transfer at the end. With intrinsic
+    rewards there are three returns: their sum with the task's, the task's, and theirs.
     """
 
     def __init__(self, num_envs: int, device: torch.device | str) -> None:
         """Start with all environments at the beginning of an episode."""
-        self.current_return_n = torch.zeros(num_envs, device=device)
-        self.current_length_n = torch.zeros(num_envs, device=device)
+        # Rows: length, then one row per return.
+        self._running_rn = torch.zeros(2, num_envs, device=device)
         self._steps: list[torch.Tensor] = []
 
-    def add(self, rewards_n: torch.Tensor, dones_n: torch.Tensor) -> None:
+    def add(self, rewards_n: torch.Tensor, dones_n: torch.Tensor, intrinsic_n: torch.Tensor | None = None) -> None:
         """Count one step, rewards in the unit of the task."""
+        if intrinsic_n is None:
+            increments = [torch.ones_like(rewards_n), rewards_n]
+        else:
+            increments = [torch.ones_like(rewards_n), rewards_n + intrinsic_n, rewards_n, intrinsic_n]
+            self._require_rows(len(increments))
         ended_n = dones_n > 0
-        self.current_return_n += rewards_n
-        self.current_length_n += 1
-        self._steps.append(torch.stack((ended_n.to(rewards_n.dtype), self.current_return_n, self.current_length_n)))
-        self.current_return_n.masked_fill_(ended_n, 0.0)
-        self.current_length_n.masked_fill_(ended_n, 0.0)
+        for running_n, increment_n in zip(self._running_rn, increments, strict=True):
+            running_n += increment_n
+        self._steps.append(torch.cat((ended_n.to(rewards_n.dtype).unsqueeze(0), self._running_rn)))
+        self._running_rn.masked_fill_(ended_n, 0.0)
 
-    def finished(self) -> tuple[list[float], list[float]]:
-        """Return returns and lengths (in steps) of the episodes that ended since the last call, in order."""
+    def _require_rows(self, number: int) -> None:
+        missing = number - self._running_rn.shape[0]
+        if missing > 0:
+            rows = self._running_rn.new_zeros(missing, self._running_rn.shape[1])
+            self._running_rn = torch.cat((self._running_rn, rows))
+
+    def finished(self) -> tuple[list[float], ...]:
+        """Return lengths (in steps) and returns of the episodes that ended since the last call, in order.
+
+        One list per return: two lists in all, or four with intrinsic rewards.
+        """
         if not self._steps:
-            return [], []
-        ended_tn, returns_tn, lengths_tn = torch.stack(self._steps, dim=1).cpu()
+            return tuple([] for _ in range(self._running_rn.shape[0]))
+        ended_tn, *rows_tn = torch.stack(self._steps, dim=1).cpu()
         self._steps.clear()
         ended_tn = ended_tn > 0
-        return returns_tn[ended_tn].tolist(), lengths_tn[ended_tn].tolist()
+        return tuple(values_tn[ended_tn].tolist() for values_tn in rows_tn)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the episodes in progress."""
-        return {"current_return": self.current_return_n.cpu(), "current_length": self.current_length_n.cpu()}
+        return {"running": self._running_rn.cpu()}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Continue the episodes of ``state``, if it is of as many environments."""
-        if state["current_return"].shape == self.current_return_n.shape:
-            self.current_return_n.copy_(state["current_return"])
-            self.current_length_n.copy_(state["current_length"])
+        if state["running"].shape[1] == self._running_rn.shape[1]:
+            self._running_rn = state["running"].to(self._running_rn.device, copy=True)
 
 
 class EnvironmentLog:

@@ -59,6 +59,8 @@ class Logger:
         self.tot_time = 0.0
         self.rewbuffer: deque[float] = deque(maxlen=_RECENT_EPISODES)
         self.lenbuffer: deque[float] = deque(maxlen=_RECENT_EPISODES)
+        self.erewbuffer: deque[float] = deque(maxlen=_RECENT_EPISODES)
+        self.irewbuffer: deque[float] = deque(maxlen=_RECENT_EPISODES)
         self.writers: list[LogWriter] = []
         self._episodes = EpisodeStatistics(num_envs, device)
         self._environment_log = EnvironmentLog()
@@ -99,7 +101,7 @@ class Logger:
         log = extras.get("episode", extras.get("log"))
         if log:
             self._environment_log.add(log)
-        self._episodes.add(rewards if intrinsic_rewards is None else rewards + intrinsic_rewards, dones)
+        self._episodes.add(rewards, dones, intrinsic_rewards)
 
     def log(
         self,
@@ -110,7 +112,7 @@ class Logger:
         learn_time: float,
         loss_dict: dict[str, float],
         learning_rate: float,
-        action_std: torch.Tensor,
+        action_std: torch.Tensor | None,
         rnd_weight: float | None = None,
     ) -> dict[str, float]:
         """Write the metrics of an iteration and show them.
@@ -123,7 +125,7 @@ class Logger:
             learn_time: Seconds spent in the update.
             loss_dict: What ``update`` returned.
             learning_rate: The current learning rate.
-            action_std: Standard deviation of the actions.
+            action_std: Standard deviation of the actions; None for a policy without one.
             rnd_weight: Weight of the intrinsic reward.
 
         Returns:
@@ -133,14 +135,14 @@ class Logger:
         iteration_time_s = collect_time + learn_time
         self.tot_timesteps += steps
         self.tot_time += iteration_time_s
-        returns, lengths = self._episodes.finished()
-        self.rewbuffer.extend(returns)
-        self.lenbuffer.extend(lengths)
+        for recent, finished in zip(self._recent(), self._episodes.finished(), strict=False):
+            recent.extend(finished)
 
         metrics = self._environment_log.means()
         metrics.update({f"Loss/{key}": value for key, value in loss_dict.items()})
         metrics["Loss/learning_rate"] = learning_rate
-        metrics["Policy/mean_std"] = action_std.mean().item()
+        if action_std is not None:
+            metrics["Policy/mean_std"] = action_std.mean().item()
         metrics["Perf/total_fps"] = steps / iteration_time_s
         metrics["Perf/collection_time"] = collect_time
         metrics["Perf/learning_time"] = learn_time
@@ -148,6 +150,9 @@ class Logger:
         metrics["Perf/total_time_s"] = self.tot_time
         if rnd_weight is not None:
             metrics["Rnd/weight"] = rnd_weight
+            if self.erewbuffer:
+                metrics["Rnd/mean_extrinsic_reward"] = statistics.fmean(self.erewbuffer)
+                metrics["Rnd/mean_intrinsic_reward"] = statistics.fmean(self.irewbuffer)
         if self.rewbuffer:
             metrics["Train/mean_reward"] = statistics.fmean(self.rewbuffer)
             metrics["Train/mean_episode_length"] = statistics.fmean(self.lenbuffer)
@@ -162,6 +167,10 @@ class Logger:
                 if writer.has_time_axis and tag.startswith("Train/"):
                     writer.add_scalar(f"{tag}/time", value, int(self.tot_time))
             writer.end_iteration()
+
+    def _recent(self) -> tuple[deque[float], ...]:
+        """Return the buffers of recent episodes: lengths, returns, the task's returns, intrinsic returns."""
+        return self.lenbuffer, self.rewbuffer, self.erewbuffer, self.irewbuffer
 
     def _show(self, metrics: dict[str, float], it: int, start_it: int, total_it: int) -> None:
         if self.disable_logs or not self.cfg.get("console", True):
@@ -191,8 +200,7 @@ class Logger:
         return {
             "total_steps": self.tot_timesteps,
             "total_time_s": self.tot_time,
-            "recent_returns": list(self.rewbuffer),
-            "recent_lengths": list(self.lenbuffer),
+            "recent": [list(buffer) for buffer in self._recent()],
             "episodes": self._episodes.state_dict(),
         }
 
@@ -203,8 +211,8 @@ class Logger:
         """
         self.tot_timesteps = state["total_steps"]
         self.tot_time = state["total_time_s"]
-        self.rewbuffer.extend(state["recent_returns"])
-        self.lenbuffer.extend(state["recent_lengths"])
+        for buffer, values in zip(self._recent(), state["recent"], strict=True):
+            buffer.extend(values)
         if same_episodes:
             self._episodes.load_state_dict(state["episodes"])
         self._resume_at = next_iteration

@@ -10,20 +10,20 @@ from tensordict import TensorDict
 from torch import nn
 
 from sim_rl_plugin.errors import UserError
-from sim_rl_plugin.modules import MLP, Distribution, EmpiricalNormalization
+from sim_rl_plugin.modules import MLP, Distribution, EmpiricalNormalization, HiddenState
+from sim_rl_plugin.modules.trajectories import unpad_trajectories
 from sim_rl_plugin.registry import resolve_class
-
-HiddenState = torch.Tensor | tuple[torch.Tensor, torch.Tensor] | None
-"""State of a recurrent model: a GRU's, an LSTM's pair, or None for a model without memory."""
 
 
 class MLPModel(nn.Module):
     """Concatenate observation groups, normalise them, and run a multi-layer perceptron.
 
     With a distribution the output can be random; without one it is the network's output itself.
-    A forward pass has two halves: ``get_latent`` (which groups, normalised; no parameter is
-    trained there) and ``forward_latent`` (the network and its distribution). An update that visits
-    a sample many times runs the first half once.
+
+    A forward pass has three parts. ``prepare`` picks the groups and normalises them; nothing is trained
+    there, so an update that visits a sample many times prepares it once. ``encode`` makes the latent
+    out of that: here nothing is left to do, a recurrent model runs its network. ``forward_latent``
+    runs the perceptron and the distribution. ``get_latent`` is the first two.
     """
 
     is_recurrent: bool = False
@@ -80,12 +80,15 @@ class MLPModel(nn.Module):
         """Return actions or values ``(batch, output_dim)``.
 
         Args:
-            obs: Observation groups, batch size ``[batch]``.
-            masks: Valid steps of padded trajectories; for recurrent models.
-            hidden_state: Memory at the start of ``obs``; for recurrent models.
+            obs: Observation groups, batch size ``[batch]``, or padded trajectories ``[t, j]``.
+            masks: Bool ``(t, j)``: which steps of padded trajectories are real; the result is then
+                ``(t, n, output_dim)``.
+            hidden_state: Memory at the start of each trajectory; for recurrent models.
             stochastic_output: Draw from the distribution instead of returning its deterministic
                 output. Without a distribution nothing changes.
         """
+        if masks is not None and not self.is_recurrent:
+            obs = unpad_trajectories(obs, masks)
         return self.forward_latent(self.get_latent(obs, masks, hidden_state), stochastic_output)
 
     def forward_latent(self, latent: torch.Tensor, stochastic_output: bool = False) -> torch.Tensor:
@@ -105,11 +108,41 @@ class MLPModel(nn.Module):
     def get_latent(
         self, obs: TensorDict, masks: torch.Tensor | None = None, hidden_state: HiddenState = None
     ) -> torch.Tensor:
-        """Return the model's groups as one normalised tensor ``(batch, latent_dim)``."""
+        """Return what the perceptron reads, ``(batch, latent_dim)``."""
+        return self.encode(self.prepare(obs), masks, hidden_state)
+
+    def prepare(self, obs: TensorDict) -> torch.Tensor:
+        """Return the part of the latent that no parameter changes: the groups as one normalised tensor."""
         return self.obs_normalizer(self._concatenate(obs))
 
+    def encode(
+        self, prepared: torch.Tensor, masks: torch.Tensor | None = None, hidden_state: HiddenState = None
+    ) -> torch.Tensor:
+        """Return the latent of what ``prepare`` returned; for a plain perceptron it is the latent already."""
+        return prepared
+
+    @property
+    def has_fixed_input(self) -> bool:
+        """Whether an update may call ``prepare`` once and ``encode`` often.
+
+        Not if the normaliser has parameters, nor in a sub-class that overrides ``forward`` or ``get_latent``
+        and knows nothing of the parts.
+        """
+        cls = type(self)
+        knows_parts = _depth(cls, "prepare", "encode", "forward_latent") <= _depth(cls, "forward", "get_latent")
+        return knows_parts and not any(True for _ in self.obs_normalizer.parameters())
+
+    @property
+    def is_sample_wise(self) -> bool:
+        """Whether a sample's output depends on this sample alone, so that batches may be cut as one likes.
+
+        Batch normalisation mixes samples, and dropout draws random numbers.
+        """
+        mixing = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+        return not any(isinstance(module, mixing) for module in self.modules())
+
     def reset(self, dones: torch.Tensor | None = None, hidden_state: HiddenState = None) -> None:
-        """Forget, where ``dones`` is true; a model without memory has nothing to forget."""
+        """Forget, where ``dones`` is true, or take over a memory; a model without memory has nothing to forget."""
 
     def get_hidden_state(self) -> HiddenState:
         """Return the memory; None for a model without one."""
@@ -188,12 +221,23 @@ class MLPModel(nn.Module):
         return self.obs_dim
 
 
-class _ExportedMLPModel(nn.Module):
+def _depth(cls: type, *names: str) -> int:
+    """Return how far up the bases of a class the nearest definition of any of these methods is."""
+    return min(depth for depth, owner in enumerate(cls.__mro__) if any(name in vars(owner) for name in names))
+
+
+class ExportablePolicy(nn.Module):
     """The deterministic policy alone, in plain modules that scripting and tracing understand."""
 
     is_recurrent: bool = False
 
     def __init__(self, model: MLPModel, verbose: bool = False) -> None:
+        """Copy what a deterministic pass needs.
+
+        Args:
+            model: The model.
+            verbose: Kept for the exporter.
+        """
         super().__init__()
         self.verbose = verbose
         self.input_size = model.obs_dim
@@ -203,17 +247,13 @@ class _ExportedMLPModel(nn.Module):
         if model.distribution is not None:
             self.deterministic_output = model.distribution.as_deterministic_output_module()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map concatenated raw observations ``(batch, obs_dim)`` to actions ``(batch, num_actions)``."""
-        return self.deterministic_output(self.mlp(self.obs_normalizer(x)))
-
     @torch.jit.export
     def reset(self) -> None:
         """Forget nothing: callers may treat every exported policy alike."""
 
     @torch.jit.unused
-    def get_dummy_inputs(self) -> tuple[torch.Tensor]:
-        """Return an input to trace with."""
+    def get_dummy_inputs(self) -> tuple[torch.Tensor, ...]:
+        """Return inputs to trace with."""
         return (torch.zeros(1, self.input_size),)
 
     @property
@@ -225,3 +265,10 @@ class _ExportedMLPModel(nn.Module):
     def output_names(self) -> list[str]:
         """Names of the outputs in the exported file."""
         return ["actions"]
+
+
+class _ExportedMLPModel(ExportablePolicy):
+    """Concatenated raw observations ``(n, obs_dim)`` in, actions ``(n, num_actions)`` out."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.deterministic_output(self.mlp(self.obs_normalizer(x)))

@@ -77,6 +77,50 @@ class EmpiricalNormalization(nn.Module):
         return y * (self._std + self.eps) + self._mean
 
 
+class EmpiricalDiscountedVariationNormalization(nn.Module):
+    """Scale rewards by the running standard deviation of their discounted sum.
+
+    For rewards whose scale changes while training goes on, such as those of curiosity (Burda et al.
+    2018, arXiv:1808.04355).
+    """
+
+    def __init__(
+        self, shape: int | tuple[int, ...] | list[int], eps: float = 1e-2, gamma: float = 0.99, until: int | None = None
+    ) -> None:
+        """Start from standard deviation 1.
+
+        Args:
+            shape: Shape of one environment's reward, ``[]`` for a number.
+            eps: As for ``EmpiricalNormalization``.
+            gamma: Discount per step.
+            until: Stop learning once this many samples have been seen; None never stops.
+        """
+        super().__init__()
+        self.emp_norm = EmpiricalNormalization(shape, eps, until)
+        self.disc_avg = DiscountedAverage(gamma)
+
+    def forward(self, rew: torch.Tensor) -> torch.Tensor:
+        """Scale the rewards of one step, ``(n, *shape)``; in training mode learn from them first."""
+        if self.training:
+            self.emp_norm.update(self.disc_avg.update(rew))
+        std = self.emp_norm._std
+        return torch.where(std > 0, rew / std, rew)
+
+
+class DiscountedAverage:
+    """Discounted sum of rewards, per environment: ``sum = gamma * sum + reward``."""
+
+    def __init__(self, gamma: float) -> None:
+        """Start empty; the first rewards are the first sum."""
+        self.avg: torch.Tensor | None = None
+        self.gamma = gamma
+
+    def update(self, rew: torch.Tensor) -> torch.Tensor:
+        """Add the rewards of one step and return the sum."""
+        self.avg = rew if self.avg is None else self.avg * self.gamma + rew
+        return self.avg
+
+
 def _moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return count, mean ``(1, *shape)`` and biased variance ``(1, *shape)`` of a batch over all ranks."""
     count = torch.tensor(x.shape[0], dtype=torch.long, device=x.device)

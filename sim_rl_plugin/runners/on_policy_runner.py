@@ -6,6 +6,8 @@ import copy
 import os
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from sim_rl_plugin.algorithms import PPO
 from sim_rl_plugin.checkpoint import (
     check_layout,
     describe_layout,
+    find_checkpoint,
     load_checkpoint,
     random_state,
     save_checkpoint,
@@ -85,6 +88,7 @@ class OnPolicyRunner:
         self.interrupted = False
         """Whether the last ``learn`` was ended by Ctrl-C."""
         self._simulation_restored = False
+        self._has_loaded = False
         self._writes_checkpoints = log_dir is not None and self.gpu_global_rank == 0
         self._finite_watch = FiniteWatch() if self.cfg.get("check_for_nan", True) else None
 
@@ -105,6 +109,8 @@ class OnPolicyRunner:
             ValueError: The environment returned NaN or infinity; the policy is the one before.
             KeyboardInterrupt: After the checkpoint of a Ctrl-C.
         """
+        if not self._has_loaded:
+            self.initialize()
         if init_at_random_ep_len and not self._simulation_restored:
             self._spread_episode_ends()
         obs = self._to_device(self.env.get_observations())
@@ -137,6 +143,26 @@ class OnPolicyRunner:
         if self.interrupted:
             raise KeyboardInterrupt
 
+    def initialize(self) -> None:
+        """Take over the models of ``init_from``; ``learn`` does so unless something was loaded before.
+
+        Raises:
+            ValueError: A checkpoint is missing, damaged, or does not fit.
+        """
+        self._has_loaded = True
+        sources = self.cfg.get("init_from")
+        if not sources:
+            return
+        paths = [find_checkpoint(path) for path in ([sources] if isinstance(sources, str) else sources)]
+        start_from = getattr(self.alg, "start_from", None)
+        if start_from is None:
+            raise UserError(f"init_from: {type(self.alg).__name__} cannot start from another training's models")
+        checkpoints = [load_checkpoint(path, self.device) for path in paths]
+        for contents in checkpoints:
+            check_layout(contents, self.env)
+        with _explained(", ".join(map(str, paths))):
+            start_from(checkpoints)
+
     def _iterate(self, obs: TensorDict, iteration: int, first: int, end: int) -> TensorDict:
         """Collect one rollout, learn from it, and log; return the observations to continue from."""
         start_s = time.perf_counter()
@@ -158,7 +184,8 @@ class OnPolicyRunner:
             learn_time=learned_s - collected_s,
             loss_dict=losses,
             learning_rate=self.alg.learning_rate,
-            action_std=self.alg.get_policy().output_std,
+            action_std=_action_std(self.alg.get_policy()),
+            rnd_weight=getattr(getattr(self.alg, "rnd", None), "weight", None),
         )
         plugins.get_manager().fire("sim_rl_iteration_end", runner=self, iteration=iteration, metrics=metrics)
         return obs
@@ -178,7 +205,7 @@ class OnPolicyRunner:
                 if "final_obs" in extras:
                     self._finite_watch.add_observations(extras["final_obs"], "final observation group")
             self.alg.process_env_step(obs, rewards, dones, extras)
-            self.logger.process_env_step(rewards, dones, extras)
+            self.logger.process_env_step(rewards, dones, extras, getattr(self.alg, "intrinsic_rewards", None))
         return obs
 
     def _to_device(self, obs: TensorDict) -> TensorDict:
@@ -218,6 +245,7 @@ class OnPolicyRunner:
             "logger": self.logger.state_dict(),
             "random": random_state(),
             "environment": env_state,
+            "algorithm": self.alg.training_state() if hasattr(self.alg, "training_state") else None,
         }
         save_checkpoint(path, contents)
         self.logger.save_model(path, self.current_learning_iteration)
@@ -255,12 +283,9 @@ class OnPolicyRunner:
 
     def _load(self, contents: dict[str, Any], path: str, load_cfg: dict[str, bool] | None, strict: bool) -> None:
         check_layout(contents, self.env)
-        try:
+        with _explained(path):
             load_iteration = self.alg.load(contents, load_cfg, strict)
-        except RuntimeError as error:
-            # torch lists every parameter on lines of its own.
-            reason = " ".join(str(error).split())
-            raise UserError(f"the checkpoint {path} does not fit the model of this config: {reason}") from error
+        self._has_loaded = True
         if load_iteration:
             self.current_learning_iteration = contents["iter"]
             self.completed_iterations = contents["iter"] + 1
@@ -290,6 +315,8 @@ class OnPolicyRunner:
         else:
             self.env.load_state_dict(state["environment"])
             self._simulation_restored = True
+        if state.get("algorithm") is not None:
+            self.alg.load_training_state(state["algorithm"], self._simulation_restored)
         self.logger.load_state_dict(state["logger"], self.completed_iterations, self._simulation_restored)
         if self._writes_checkpoints:
             # What this run did after the checkpoint is about to be done again.
@@ -370,6 +397,21 @@ class OnPolicyRunner:
             torch.cuda.set_device(self.gpu_local_rank)
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
+
+
+@contextmanager
+def _explained(path: str) -> Iterator[None]:
+    """Turn torch's complaint about parameters that do not fit into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"the checkpoint {path} does not fit the model of this config: {reason}") from error
+
+
+def _action_std(policy: Any) -> torch.Tensor | None:
+    """Return the standard deviation of the last actions, or None for a policy without a distribution."""
+    return None if getattr(policy, "distribution", True) is None else policy.output_std
 
 
 def _plain(value: Any) -> Any:

@@ -1,19 +1,24 @@
 """Storage of one rollout, and the mini-batches that are cut from it.
 
-Legend of shapes: ``t`` steps, ``n`` environments, ``a`` actions, ``b`` = t * n samples.
+Legend of shapes: ``t`` steps, ``n`` environments, ``a`` actions, ``b`` = t * n samples, ``j`` trajectories
+(pieces of an episode within the rollout), ``l`` layers, ``h`` hidden size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tensordict import TensorDict
 
 from sim_rl_plugin.errors import UserError
+from sim_rl_plugin.modules.rnn import HiddenState
+from sim_rl_plugin.modules.trajectories import split_and_pad_trajectories, trajectory_starts
 
-HiddenStates = tuple[torch.Tensor | tuple[torch.Tensor, ...] | None, torch.Tensor | tuple[torch.Tensor, ...] | None]
+HiddenStates = tuple[HiddenState, HiddenState]
+"""Memory of two models: actor and critic."""
 
 
 def _fresh(*shape: int, device: torch.device | str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -43,7 +48,8 @@ class RolloutStorage:
             self.actions_log_prob: torch.Tensor | None = None
             """Log-density of the actions, ``(n,)``; reinforcement learning only."""
             self.distribution_params: tuple[torch.Tensor, ...] | None = None
-            """Parameters of the distribution the actions were drawn from; reinforcement learning only."""
+            """Parameters of the distribution the actions were drawn from; in distillation, if given, of the
+            teacher's distribution."""
             self.privileged_actions: torch.Tensor | None = None
             """The teacher's actions, ``(n, a)``; distillation only."""
             self.hidden_states: HiddenStates = (None, None)
@@ -55,7 +61,11 @@ class RolloutStorage:
 
     @dataclass
     class Batch:
-        """Samples to learn from; what an algorithm does not use is None."""
+        """Samples to learn from; what an algorithm does not use is None.
+
+        Those of a recurrent model are whole trajectories: ``observations`` ``[t, j]`` padded with zeros where
+        ``masks`` ``(t, j)`` is false, ``hidden_states`` at their starts, everything else ``(t, n, ...)``.
+        """
 
         observations: TensorDict | None = None
         actions: torch.Tensor | None = None
@@ -68,6 +78,16 @@ class RolloutStorage:
         masks: torch.Tensor | None = None
         privileged_actions: torch.Tensor | None = None
         dones: torch.Tensor | None = None
+
+        def rows(self, rows: slice) -> RolloutStorage.Batch:
+            """Return views of some samples; not for trajectories."""
+            fields = vars(self).items()
+            cut: dict[str, Any] = {
+                name: value[rows] for name, value in fields if isinstance(value, (torch.Tensor, TensorDict))
+            }
+            params = self.old_distribution_params
+            cut["old_distribution_params"] = None if params is None else tuple(param[rows] for param in params)
+            return RolloutStorage.Batch(**cut)
 
     def __init__(
         self,
@@ -112,9 +132,13 @@ class RolloutStorage:
         else:
             self.values = _fresh(t, n, 1, device=device)
             self.actions_log_prob = _fresh(t, n, 1, device=device)
-            self.distribution_params: tuple[torch.Tensor, ...] | None = None  # as many as the distribution has
             self.returns = _fresh(t, n, 1, device=device)
             self.advantages = _fresh(t, n, 1, device=device)
+        self.distribution_params: tuple[torch.Tensor, ...] | None = None  # as many as the distribution has
+        self.saved_hidden_state_a: list[torch.Tensor] | None = None
+        """The actor's memory before each step, ``(t, l, n, h)``; an LSTM's are two."""
+        self.saved_hidden_state_c: list[torch.Tensor] | None = None
+        """The critic's memory before each step."""
         self.step = 0
         # Reading a TensorDict costs more than the copy itself for small batches.
         self._observation_buffers: dict[str, torch.Tensor] = dict(self.observations.items())
@@ -145,22 +169,45 @@ class RolloutStorage:
             self.privileged_actions[step].copy_(transition.privileged_actions)
         else:
             self._add_policy_terms(transition)
+        if transition.distribution_params is not None:
+            self._add_distribution_params(transition.distribution_params)
+        self.saved_hidden_state_a = self._add_hidden_state(self.saved_hidden_state_a, transition.hidden_states[0])
+        self.saved_hidden_state_c = self._add_hidden_state(self.saved_hidden_state_c, transition.hidden_states[1])
         self.step += 1
 
     def _add_policy_terms(self, transition: Transition) -> None:
-        params, log_prob = transition.distribution_params, transition.actions_log_prob
-        assert params is not None and log_prob is not None
+        log_prob = transition.actions_log_prob
+        assert transition.distribution_params is not None and log_prob is not None
         if transition.values is not None:
             self.values[self.step].copy_(transition.values)
         self.actions_log_prob[self.step].copy_(log_prob.view(-1, 1))
+
+    def _add_distribution_params(self, params: tuple[torch.Tensor, ...]) -> None:
         if self.distribution_params is None:
-            # A tensor made in inference mode could not be written to outside of it.
-            with torch.inference_mode(False):
-                self.distribution_params = tuple(
-                    _fresh(self.num_transitions_per_env, *param.shape, device=self.device) for param in params
-                )
+            self.distribution_params = tuple(self._buffer_for(param) for param in params)
         for buffer, param in zip(self.distribution_params, params, strict=True):
             buffer[self.step].copy_(param)
+
+    def _add_hidden_state(self, buffers: list[torch.Tensor] | None, hidden_state: HiddenState) -> Any:
+        """Copy a model's memory and return its buffers, which the first memory brings into being."""
+        if hidden_state is None:
+            # The memory of a model that has not seen a step is empty, which to the network is zero.
+            for buffer in buffers or ():
+                buffer[self.step].zero_()
+            return buffers
+        parts = hidden_state if isinstance(hidden_state, tuple) else (hidden_state,)
+        if buffers is None:
+            buffers = [self._buffer_for(part) for part in parts]
+            for buffer in buffers:
+                buffer[: self.step] = 0.0
+        for buffer, part in zip(buffers, parts, strict=True):
+            buffer[self.step].copy_(part)
+        return buffers
+
+    def _buffer_for(self, value: torch.Tensor) -> torch.Tensor:
+        # A tensor made in inference mode could not be written to outside of it.
+        with torch.inference_mode(False):
+            return _fresh(self.num_transitions_per_env, *value.shape, device=self.device)
 
     def clear(self) -> None:
         """Start the next rollout at the first step."""
@@ -179,7 +226,11 @@ class RolloutStorage:
                 observations=self.observations[step],
                 privileged_actions=self.privileged_actions[step],
                 dones=self.dones[step],
+                old_distribution_params=self._params_at(step),
             )
+
+    def _params_at(self, steps: int | slice) -> tuple[torch.Tensor, ...] | None:
+        return None if self.distribution_params is None else tuple(param[steps] for param in self.distribution_params)
 
     def sample_order(self, num_mini_batches: int) -> torch.Tensor:
         """Draw the order in which samples are visited, ``(num_mini_batches * mini_batch_size,)``.
@@ -190,8 +241,7 @@ class RolloutStorage:
         Raises:
             ValueError: There are more mini-batches than samples, or the storage is for distillation.
         """
-        if self.training_type != "rl":
-            raise UserError("mini-batches are for reinforcement learning; this storage was made for 'distillation'")
+        self._require_rl()
         num_samples = self.num_envs * self.num_transitions_per_env
         mini_batch_size = num_samples // num_mini_batches
         if mini_batch_size < 1:
@@ -226,3 +276,76 @@ class RolloutStorage:
         for _ in range(num_epochs):
             for indices in order.chunk(num_mini_batches):
                 yield self.gather(indices)
+
+    def trajectories(self) -> tuple[TensorDict, torch.Tensor]:
+        """Return the observations as padded trajectories ``[t, j]``, by environment, and their masks ``(t, j)``."""
+        return split_and_pad_trajectories(self.observations, self.dones)
+
+    def recurrent_mini_batch_generator(self, num_mini_batches: int, num_epochs: int = 8) -> Iterator[Batch]:
+        """Yield mini-batches of whole trajectories: consecutive environments, the same in every epoch, as in rsl_rl.
+
+        When the environments do not divide evenly, the last ones are left out.
+
+        Raises:
+            ValueError: There are more mini-batches than environments, or the storage is for distillation.
+        """
+        trajectories, masks = self.trajectories()
+        cuts = self.recurrent_cuts(num_mini_batches)
+        for _ in range(num_epochs):
+            for envs, pieces in cuts:
+                yield self.recurrent_batch(envs, trajectories[:, pieces], masks[:, pieces])
+
+    def recurrent_cuts(self, num_mini_batches: int) -> list[tuple[slice, slice]]:
+        """Return which environments, and which of the padded trajectories, each mini-batch is made of.
+
+        Raises:
+            ValueError: There are more mini-batches than environments, or the storage is for distillation.
+        """
+        self._require_rl()
+        size = self.num_envs // num_mini_batches
+        if size < 1:
+            raise UserError(
+                f"algorithm.num_mini_batches: {num_mini_batches} mini-batches of {self.num_envs} environments, whose "
+                "trajectories a recurrent model needs whole"
+            )
+        pieces_n = trajectory_starts(self.dones).sum(dim=0)
+        ends = [0, *pieces_n[: size * num_mini_batches].view(num_mini_batches, size).sum(dim=1).cumsum(0).tolist()]
+        return [
+            (slice(index * size, (index + 1) * size), slice(ends[index], ends[index + 1]))
+            for index in range(num_mini_batches)
+        ]
+
+    def recurrent_batch(self, envs: slice, observations: TensorDict | None, masks: torch.Tensor | None) -> Batch:
+        """Return one mini-batch of whole trajectories, as views except for the hidden states.
+
+        Args:
+            envs: Its environments.
+            observations: Their padded trajectories ``[t, j]``; None leaves them out.
+            masks: Bool ``(t, j)``.
+        """
+        return RolloutStorage.Batch(
+            observations=observations,
+            actions=self.actions[:, envs],
+            values=self.values[:, envs],
+            advantages=self.advantages[:, envs],
+            returns=self.returns[:, envs],
+            old_actions_log_prob=self.actions_log_prob[:, envs],
+            old_distribution_params=tuple(param[:, envs] for param in self.distribution_params or ()),
+            hidden_states=(
+                self._hidden_states_at_starts(self.saved_hidden_state_a, envs),
+                self._hidden_states_at_starts(self.saved_hidden_state_c, envs),
+            ),
+            masks=masks,
+        )
+
+    def _hidden_states_at_starts(self, buffers: list[torch.Tensor] | None, envs: slice) -> HiddenState:
+        """Return a model's memory at the start of each trajectory of some environments, ``(l, j, h)``."""
+        if buffers is None:
+            return None
+        starts_nt = trajectory_starts(self.dones)[:, envs].t()
+        states = [buffer[:, :, envs].permute(2, 0, 1, 3)[starts_nt].transpose(0, 1).contiguous() for buffer in buffers]
+        return states[0] if len(states) == 1 else (states[0], states[1])
+
+    def _require_rl(self) -> None:
+        if self.training_type != "rl":
+            raise UserError("mini-batches are for reinforcement learning; this storage was made for 'distillation'")

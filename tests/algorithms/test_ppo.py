@@ -9,7 +9,6 @@ from small_configs import ppo_cfg
 from tensordict import TensorDict
 
 from sim_rl_plugin.algorithms import PPO
-from sim_rl_plugin.algorithms.ppo import _fixed_input
 from sim_rl_plugin.models import MLPModel
 from sim_rl_plugin.storage import RolloutStorage
 from sim_rl_plugin.testing import PointEnv
@@ -302,8 +301,8 @@ def test_parts_that_a_checkpoint_lacks_are_named():
         ({"optimizer": "adm"}, "did you mean 'adam'"),
         ({"clip_parm": 0.1}, "did you mean 'algorithm.clip_param'"),
         ({"gamma": "abc"}, "algorithm.gamma: expected a number"),
-        ({"rnd_cfg": {"weight": 1.0}}, "algorithm.rnd_cfg: not available"),
-        ({"symmetry_cfg": {}}, "algorithm.symmetry_cfg: not available"),
+        ({"rnd_cfg": {"weight": 1.0}}, "algorithm.rnd_cfg.num_outputs is missing"),
+        ({"symmetry_cfg": {}}, "algorithm.symmetry_cfg.data_augmentation_func is missing"),
     ],
 )
 def test_bad_settings_are_one_message(changes: dict, message: str):
@@ -326,10 +325,9 @@ def test_models_that_train_before_the_latent_see_observations():
 
     env = PointEnv(num_envs=4)
     obs = env.get_observations()
-    samples = RolloutStorage.Batch(observations=obs)
     groups = {"actor": ["policy"]}
-    assert isinstance(_fixed_input(MLPModel(obs, groups, "actor", 2), samples), torch.Tensor)
-    assert _fixed_input(Encoded(obs, groups, "actor", 2), samples) is obs
+    assert MLPModel(obs, groups, "actor", 2).has_fixed_input
+    assert not Encoded(obs, groups, "actor", 2).has_fixed_input
 
 
 def test_learns_to_reach_the_origin():

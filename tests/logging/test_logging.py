@@ -17,9 +17,9 @@ def test_episodes_by_hand():
     episodes = EpisodeStatistics(2, "cpu")
     episodes.add(torch.tensor([1.0, 10.0]), torch.tensor([False, False]))
     episodes.add(torch.tensor([2.0, 20.0]), torch.tensor([True, False]))
-    assert episodes.finished() == ([3.0], [2.0])
+    assert episodes.finished() == ([2.0], [3.0])
     episodes.add(torch.tensor([4.0, 30.0]), torch.tensor([1, 1]))
-    assert episodes.finished() == ([4.0, 60.0], [1.0, 3.0])
+    assert episodes.finished() == ([1.0, 3.0], [4.0, 60.0])
     assert episodes.finished() == ([], [])
 
 
