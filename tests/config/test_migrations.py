@@ -215,7 +215,7 @@ def test_a_missing_set_that_could_mean_two_things_is_refused():
         migrate_policy(POLICY, obs_groups={"policy": ["policy", "scan"]})
     groups = {"policy": ["scan"], "critic": ["scan"]}
     algorithm = {"class_name": "PPO", "rnd_cfg": {"weight": 1.0}}
-    with pytest.raises(UserError, match="^obs_groups.rnd_state is missing"):
+    with pytest.raises(UserError, match=r"^obs_groups\.rnd_state is missing"):
         migrate_policy(POLICY, obs_groups=groups, algorithm=algorithm)
     migrate_policy(POLICY, obs_groups=groups)
 
@@ -398,9 +398,8 @@ def small(cfg: dict) -> dict:
     """Return a dict of a release with networks and a run that fit into a test."""
     more = {"num_steps_per_env": 4, "logger": ["csv"], "console": False, "device": "cpu"}
     cfg = {**cfg, **more}
-    for key in ("actor_hidden_dims", "critic_hidden_dims"):
-        if "policy" in cfg and cfg["policy"]:
-            cfg["policy"][key] = [8]
+    if cfg.get("policy"):
+        cfg["policy"] |= {"actor_hidden_dims": [8], "critic_hidden_dims": [8]}
     return cfg
 
 
@@ -420,7 +419,7 @@ def test_every_generation_trains_unchanged(make, caplog):
 def test_a_type_that_is_wrong_is_named_by_its_new_place():
     cfg = isaac_lab_2_2()
     cfg["policy"]["init_noise_std"] = "1.0"
-    with pytest.raises(UserError, match="^actor.distribution_cfg.init_std: expected a number, found '1.0'"):
+    with pytest.raises(UserError, match=r"^actor\.distribution_cfg\.init_std: expected a number, found '1.0'"):
         check_train_cfg(cfg)
 
 
