@@ -30,6 +30,7 @@ from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.models import MLPModel
 from sim_rl_plugin.models.compilation import compile_model
+from sim_rl_plugin.models.exported_policy import is_exported_policy
 from sim_rl_plugin.models.memory import memory_of, restore_memory
 from sim_rl_plugin.modules import HiddenState
 from sim_rl_plugin.modules.rnn import map_hidden_state
@@ -432,12 +433,16 @@ class Distillation(Algorithm):
             obs: Observations of ``env``.
             env: The environment; ``num_envs`` and ``num_actions`` are used.
             cfg: Training dict in rsl_rl's shape: ``num_steps_per_env``, ``obs_groups``, and
-                ``algorithm``, ``student``, ``teacher`` with ``class_name`` and arguments.
+                ``algorithm``, ``student``, ``teacher`` with ``class_name`` and arguments. Where
+                ``init_from`` is an exported policy, that is the teacher.
             device: Where to learn.
 
         Raises:
             ValueError: A key is missing, unknown or ill-typed.
         """
+        source = cfg.get("init_from")
+        if isinstance(source, str) and is_exported_policy(source):
+            cfg = {**cfg, "teacher": {"class_name": "ExportedPolicy", "path": source}}
         sizes = {"student": env.num_actions, "teacher": env.num_actions}
         parts = Construction(obs, env, cfg, device, sizes, ["student", "teacher"])
         student, teacher = parts.build_model("student"), parts.build_model("teacher")
