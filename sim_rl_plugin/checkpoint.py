@@ -20,6 +20,7 @@ import torch
 from tensordict import TensorDict
 
 from sim_rl_plugin import plugins
+from sim_rl_plugin.checkpoint_migrations import migrate_checkpoint
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.whole_file import whole_file
 
@@ -50,7 +51,8 @@ def save_checkpoint(path: str | Path, contents: dict[str, Any]) -> None:
 def load_checkpoint(path: str | Path, map_location: str | torch.device | None = "cpu") -> dict[str, Any]:
     """Read a checkpoint, ours or rsl_rl's, without running any code that it may hold.
 
-    A file of another kind is offered to the plugins (``sim_rl_load_foreign_checkpoint``).
+    A file of another kind is offered to the plugins (``sim_rl_load_foreign_checkpoint``). One of an
+    older rsl_rl comes back in the shape of 5.x, and a warning says what was changed.
 
     Args:
         path: The file.
@@ -59,6 +61,18 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device | None = 
     Raises:
         ValueError: The file is missing, damaged, holds code, or is no checkpoint.
     """
+    contents = read_checkpoint(path, map_location)
+    try:
+        contents, note = migrate_checkpoint(contents)
+    except UserError as error:
+        raise UserError(f"the checkpoint {path} cannot be used: {error}") from error
+    if note is not None:
+        warnings.warn(f"the checkpoint {path}: {note}", stacklevel=2)
+    return contents
+
+
+def read_checkpoint(path: str | Path, map_location: str | torch.device | None = "cpu") -> dict[str, Any]:
+    """Return what a checkpoint holds, as ``load_checkpoint`` does but in whatever shape it was written."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
@@ -107,7 +121,7 @@ def find_checkpoint(run_or_file: str | Path) -> Path:
         raise UserError(f"no checkpoint (model_<iteration>.pt) in {path}")
     for iteration in sorted(numbered, reverse=True):
         try:
-            load_checkpoint(numbered[iteration])
+            read_checkpoint(numbered[iteration])
         except UserError as error:
             warnings.warn(f"skipped: {error}", stacklevel=2)
             continue

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sim_rl_plugin.checkpoint import find_checkpoint, load_checkpoint
+from sim_rl_plugin.checkpoint import find_checkpoint, read_checkpoint
 from sim_rl_plugin.config import RunConfig, dump_config
 from sim_rl_plugin.config.yaml_text import read_mapping
 from sim_rl_plugin.env import VecEnv
@@ -47,7 +47,7 @@ def find_run(run_or_file: Path) -> SavedRun:
         UserError: There is no checkpoint, it is damaged, or its settings are nowhere to be found.
     """
     checkpoint = find_checkpoint(run_or_file)
-    contents = load_checkpoint(checkpoint)
+    contents = read_checkpoint(checkpoint)
     ours = contents.get("sim_rl", {})
     settings = ours.get("config")
     if settings is None:

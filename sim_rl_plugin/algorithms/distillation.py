@@ -334,7 +334,7 @@ class Distillation(Algorithm):
         """Load what ``save`` returned, or what rsl_rl's did, or the teacher out of a PPO training.
 
         Args:
-            loaded_dict: The saved state.
+            loaded_dict: The saved state. An actor's distribution is left out for a teacher without one.
             load_cfg: What to load: ``student``, ``teacher``, ``optimizer``, ``iteration``; absent means
                 no. None loads everything of a distillation, and of a PPO training the actor, which
                 becomes the teacher.
@@ -365,7 +365,7 @@ class Distillation(Algorithm):
         if load_cfg.get("student"):
             self._raw_student.load_state_dict(loaded_dict["student_state_dict"], strict=strict)
         if needs_teacher:
-            self._raw_teacher.load_state_dict(loaded_dict[teacher_key], strict=strict)
+            self._raw_teacher.load_state_dict(_known_to(self._raw_teacher, loaded_dict[teacher_key]), strict=strict)
             self.teacher_loaded = True
         if load_cfg.get("optimizer"):
             load_portable_state_dict(self.optimizer, loaded_dict["optimizer_state_dict"], self._learning_rate)
@@ -477,3 +477,9 @@ def _check_unused(kwargs: dict[str, Any]) -> None:
             raise UserError(f"algorithm.{name}: not possible with Distillation; set it to null")
         if value is not None:
             warnings.warn(f"algorithm.{name}: a setting of PPO, which Distillation does not use", stacklevel=3)
+
+
+def _known_to(teacher: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
+    """Return an actor's state without its distribution, if the teacher has none: its actions need none."""
+    known = teacher.state_dict().keys()
+    return {name: value for name, value in state.items() if name in known or "distribution" not in name.split(".")}
