@@ -16,6 +16,9 @@ from sim_rl_plugin.errors import UserError
 
 Policy = Callable[[TensorDict], torch.Tensor]
 
+EVALUATION_SEED_OFFSET = 1_000_003
+"""Added to a training's seed for its evaluation, whose episodes shall be others."""
+
 
 @dataclass(frozen=True)
 class EvaluationResult:

@@ -30,6 +30,7 @@ from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.models import MLPModel
 from sim_rl_plugin.models.compilation import compile_model
+from sim_rl_plugin.models.exported_policy import is_exported_policy
 from sim_rl_plugin.models.memory import memory_of, restore_memory
 from sim_rl_plugin.modules import HiddenState
 from sim_rl_plugin.modules.rnn import map_hidden_state
@@ -341,7 +342,7 @@ class Distillation(Algorithm):
         """Load what ``save`` returned, or what rsl_rl's did, or the teacher out of a PPO training.
 
         Args:
-            loaded_dict: The saved state.
+            loaded_dict: The saved state. An actor's distribution is left out for a teacher without one.
             load_cfg: What to load: ``student``, ``teacher``, ``optimizer``, ``iteration``; absent means
                 no. None loads everything of a distillation, and of a PPO training the actor, which
                 becomes the teacher.
@@ -372,7 +373,7 @@ class Distillation(Algorithm):
         if load_cfg.get("student"):
             self._raw_student.load_state_dict(loaded_dict["student_state_dict"], strict=strict)
         if needs_teacher:
-            self._raw_teacher.load_state_dict(loaded_dict[teacher_key], strict=strict)
+            self._raw_teacher.load_state_dict(_known_to(self._raw_teacher, loaded_dict[teacher_key]), strict=strict)
             self.teacher_loaded = True
         if load_cfg.get("optimizer"):
             load_portable_state_dict(self.optimizer, loaded_dict["optimizer_state_dict"], self._learning_rate)
@@ -449,12 +450,16 @@ class Distillation(Algorithm):
             obs: Observations of ``env``.
             env: The environment; ``num_envs`` and ``num_actions`` are used.
             cfg: Training dict in rsl_rl's shape: ``num_steps_per_env``, ``obs_groups``, and
-                ``algorithm``, ``student``, ``teacher`` with ``class_name`` and arguments.
+                ``algorithm``, ``student``, ``teacher`` with ``class_name`` and arguments. Where
+                ``init_from`` is an exported policy, that is the teacher.
             device: Where to learn.
 
         Raises:
             ValueError: A key is missing, unknown or ill-typed.
         """
+        source = cfg.get("init_from")
+        if isinstance(source, str) and is_exported_policy(source):
+            cfg = {**cfg, "teacher": {"class_name": "ExportedPolicy", "path": source}}
         sizes = {"student": env.num_actions, "teacher": env.num_actions}
         parts = Construction(obs, env, cfg, device, sizes, ["student", "teacher"])
         student, teacher = parts.build_model("student"), parts.build_model("teacher")
@@ -495,3 +500,9 @@ def _warn_of_unused(kwargs: dict[str, Any]) -> None:
     for name, value in kwargs.items():
         if value is not None:
             warnings.warn(f"algorithm.{name}: a setting of PPO, which Distillation does not use", stacklevel=3)
+
+
+def _known_to(teacher: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
+    """Return an actor's state without its distribution, if the teacher has none: its actions need none."""
+    known = teacher.state_dict().keys()
+    return {name: value for name, value in state.items() if name in known or "distribution" not in name.split(".")}

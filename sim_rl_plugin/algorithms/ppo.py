@@ -454,17 +454,24 @@ class PPO(Algorithm):
         return load_cfg.get("iteration", False)
 
     def start_from(self, checkpoints: list[dict[str, Any]]) -> None:
-        """Take over the actor, and the critic if there is one, of another training; of a distillation, its student.
+        """Take over the actor of another training (of a distillation, its student), and a critic.
+
+        The critic is that of the second checkpoint, or else of the first if it holds one. A distillation
+        holds none; the critic that its teacher was trained with is close to right for the student, while
+        a fresh one would spoil the policy before it knows better.
 
         Raises:
-            ValueError: There is more than one checkpoint, or it holds no policy.
+            ValueError: There are more than two checkpoints, or one does not hold what is taken from it.
             RuntimeError: Parameter names or shapes differ.
         """
-        if len(checkpoints) != 1:
-            raise UserError(f"init_from: PPO starts from one checkpoint, found {len(checkpoints)}")
-        contents = checkpoints[0]
-        has_critic = "actor_state_dict" in contents and "critic_state_dict" in contents
-        self.load(contents, {"actor": True, "critic": has_critic}, strict=True)
+        if len(checkpoints) > 2:
+            raise UserError(
+                "init_from: PPO starts from one checkpoint, or from an actor's and a critic's, "
+                f"found {len(checkpoints)}"
+            )
+        self.load(checkpoints[0], {"actor": True}, strict=True)
+        if len(checkpoints) == 2 or "critic_state_dict" in checkpoints[0]:
+            self.load(checkpoints[-1], {"critic": True}, strict=True)
 
     def training_state(self) -> dict[str, Any]:
         """Return what else a resumed training depends on: memories of episodes in progress, RND's counters."""

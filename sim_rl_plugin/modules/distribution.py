@@ -117,7 +117,7 @@ class GaussianDistribution(Distribution):
             learn_std: False keeps ``init_std``.
 
         Raises:
-            ValueError: ``std_type`` is neither, ``init_std`` is not positive, or the range is empty.
+            ValueError: ``std_type`` is neither, ``init_std`` is negative, or the range is empty.
         """
         super().__init__(output_dim)
         self._set_std(init_std, std_range, std_type)
@@ -131,8 +131,9 @@ class GaussianDistribution(Distribution):
         """Check and keep what the arguments say about the standard deviation."""
         if std_type not in ("scalar", "log"):
             raise UserError(f"std_type: expected 'scalar' or 'log', found {std_type!r}")
-        if not init_std > 0.0:
-            raise UserError(f"init_std: expected a number above 0, found {init_std}")
+        # Isaac Lab gives teachers 0, since rsl_rl's actors load only into models with a distribution.
+        if not init_std >= 0.0:
+            raise UserError(f"init_std: expected a number of 0 or more, found {init_std}")
         self.init_std = init_std
         self.std_type = std_type
         self.std_range = [max(std_range[0], _SMALLEST_STD), std_range[1]]
@@ -235,7 +236,7 @@ class HeteroscedasticGaussianDistribution(GaussianDistribution):
                 (``log``).
 
         Raises:
-            ValueError: ``std_type`` is neither, ``init_std`` is not positive, or the range is empty.
+            ValueError: ``std_type`` is neither, ``init_std`` is negative, or the range is empty.
         """
         Distribution.__init__(self, output_dim)  # the Gaussian's own constructor would make a parameter
         self._set_std(init_std, std_range, std_type)

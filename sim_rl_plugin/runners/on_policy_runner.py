@@ -33,6 +33,7 @@ from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.env.finite import FiniteWatch
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.logging.logger import Logger
+from sim_rl_plugin.models.exported_policy import is_exported_policy
 from sim_rl_plugin.registry import resolve_callable
 from sim_rl_plugin.runners.stop_signal import StopSignal
 
@@ -106,11 +107,17 @@ class OnPolicyRunner:
                 limit do not end all at once.
 
         Raises:
-            ValueError: The environment returned NaN or infinity; the policy is the one before.
+            ValueError: The environment returned NaN or infinity, and the policy is the one before; or a
+                student has no teacher.
             KeyboardInterrupt: After the checkpoint of a Ctrl-C.
         """
         if not self._has_loaded:
             self.initialize()
+        if not getattr(self.alg, "teacher_loaded", True):
+            raise UserError(
+                "the teacher has no parameters to imitate: set init_from to a run folder or checkpoint of the teacher, "
+                "or to a policy exported as TorchScript or ONNX, or call runner.load"
+            )
         if init_at_random_ep_len and not self._simulation_restored:
             self._spread_episode_ends()
         obs = self._to_device(self.env.get_observations())
@@ -151,7 +158,7 @@ class OnPolicyRunner:
         """
         self._has_loaded = True
         sources = self.cfg.get("init_from")
-        if not sources:
+        if not sources or (isinstance(sources, str) and self._is_exported_teacher(sources)):
             return
         paths = [find_checkpoint(path) for path in ([sources] if isinstance(sources, str) else sources)]
         start_from = getattr(self.alg, "start_from", None)
@@ -162,6 +169,10 @@ class OnPolicyRunner:
             check_layout(contents, self.env)
         with _explained(", ".join(map(str, paths))):
             start_from(checkpoints)
+
+    def _is_exported_teacher(self, path: str) -> bool:
+        """Return whether the algorithm has taken this file for its teacher when it was built."""
+        return getattr(self.alg, "teacher_loaded", False) and is_exported_policy(path)
 
     def _iterate(self, obs: TensorDict, iteration: int, first: int, end: int) -> TensorDict:
         """Collect one rollout, learn from it, and log; return the observations to continue from."""
