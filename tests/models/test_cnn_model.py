@@ -25,7 +25,8 @@ def test_flat_groups_come_first_and_every_image_group_has_its_own_encoder():
     net.update_normalization(OBS)
     assert (net.obs_groups, net.obs_groups_2d) == (["policy"], ["camera", "depth"])
     position = net.obs_normalizer(OBS["policy"])
-    expected = torch.cat((position, net.cnns["camera"](OBS["camera"].float() / 255), net.cnns["depth"](OBS["depth"])), -1)
+    camera = net.cnns["camera"](OBS["camera"].float() / 255.0)
+    expected = torch.cat((position, camera, net.cnns["depth"](OBS["depth"])), dim=-1)
     torch.testing.assert_close(net.get_latent(OBS), expected)
     # Twice a kernel of 3 with stride 2: 12 x 10 leaves 2 x 1 pixels, 9 x 9 leaves 1 x 1, of 4 channels.
     assert net.cnn_latent_dim == 4 * 2 * 1 + 4 * 1 * 1
