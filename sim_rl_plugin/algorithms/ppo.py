@@ -344,14 +344,18 @@ class PPO(Algorithm):
 
     def _loss(self, batch: MiniBatch) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return PPO's loss and its three terms, after adapting the learning rate to the batch."""
-        samples, originals = batch.samples, slice(batch.num_originals)
+        samples = batch.samples
         assert samples.actions is not None and samples.advantages is not None and samples.returns is not None
         assert samples.values is not None and samples.old_actions_log_prob is not None
         batch.actor.describe_distribution(self.actor)
         values = batch.critic.values(self.critic)
+        new_params, entropy = self.actor.output_distribution_params, self.actor.output_entropy
+        if self.symmetry is not None:
+            # Mirror images have no old distribution of their own, and no say in the entropy.
+            new_params = tuple(param[: batch.num_originals] for param in new_params)
+            entropy = entropy[: batch.num_originals]
         if self.schedule == "adaptive" and self.desired_kl is not None:
             assert samples.old_distribution_params is not None
-            new_params = tuple(param[originals] for param in self.actor.output_distribution_params)
             self._adapt_learning_rate(samples.old_distribution_params, new_params, self.desired_kl)
 
         log_prob = self.actor.get_output_log_prob(samples.actions)
@@ -361,9 +365,9 @@ class PPO(Algorithm):
         value = value_loss(
             values, samples.values, samples.returns, self.clip_param if self.use_clipped_value_loss else None
         )
-        entropy = self.actor.output_entropy[originals].mean()
-        loss = surrogate + self.value_loss_coef * value - self.entropy_coef * entropy
-        return loss, [value, surrogate, entropy]
+        mean_entropy = entropy.mean()
+        loss = surrogate + self.value_loss_coef * value - self.entropy_coef * mean_entropy
+        return loss, [value, surrogate, mean_entropy]
 
     def _adapt_learning_rate(
         self, old_params: tuple[torch.Tensor, ...], new_params: tuple[torch.Tensor, ...], desired_kl: float
