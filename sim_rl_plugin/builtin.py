@@ -63,10 +63,25 @@ def sim_rl_log_writers() -> list[Entry]:
 
 
 @hookimpl
+def sim_rl_pipelines() -> list[Entry]:
+    """Return our pipelines."""
+    return [
+        Entry(
+            "teacher-student",
+            "sim_rl_plugin.pipelines.teacher_student:TEACHER_STUDENT",
+            "PPO on privileged observations, distilled into what the robot senses, fine-tuned, compared",
+        )
+    ]
+
+
+@hookimpl
 def sim_rl_commands() -> list[Entry]:
     """Return our sub-commands."""
     return [
         Entry("train", "sim_rl_plugin.cli.train:train", "Train a policy on a simulator's task"),
+        Entry(
+            "pipeline", "sim_rl_plugin.cli.pipeline:pipeline", "Train in several stages, such as teacher and student"
+        ),
         Entry("eval", "sim_rl_plugin.cli.eval:evaluate_run", "Measure a trained policy over whole episodes"),
         Entry("play", "sim_rl_plugin.cli.play:play", "Show a trained policy as a video or in a window"),
         Entry("list", "sim_rl_plugin.cli.list:list_tasks", "List simulators and their tasks"),

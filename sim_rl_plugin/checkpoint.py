@@ -8,11 +8,9 @@ the state of the simulation.
 
 from __future__ import annotations
 
-import os
 import pickle
 import random
 import re
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,9 @@ import torch
 from tensordict import TensorDict
 
 from sim_rl_plugin import plugins
+from sim_rl_plugin.checkpoint_migrations import migrate_checkpoint
 from sim_rl_plugin.errors import UserError
+from sim_rl_plugin.whole_file import whole_file
 
 _FILE_NAME = re.compile(r"model_(\d+)\.pt")
 
@@ -40,30 +40,19 @@ def save_checkpoint(path: str | Path, contents: dict[str, Any]) -> None:
             that could not be loaded without running code.
     """
     path = Path(path)
-    beside = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        beside = Path(name)
-        with os.fdopen(descriptor, "wb") as file:
+        with whole_file(path) as file:
             torch.save(_plain("checkpoint", contents), file)
-            file.flush()
-            os.fsync(file.fileno())
-        # A temporary file is its owner's alone; a checkpoint is as open as any other file of theirs.
-        os.chmod(beside, 0o666 & ~_umask())
-        os.replace(beside, path)
-        _sync_folder(path.parent)
     except OSError as error:
         raise UserError(f"cannot write the checkpoint {path}: {error.strerror or error}") from error
-    finally:
-        if beside is not None:
-            beside.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: str | Path, map_location: str | torch.device | None = "cpu") -> dict[str, Any]:
     """Read a checkpoint, ours or rsl_rl's, without running any code that it may hold.
 
-    A file of another kind is offered to the plugins (``sim_rl_load_foreign_checkpoint``).
+    A file of another kind is offered to the plugins (``sim_rl_load_foreign_checkpoint``). One of an
+    older rsl_rl comes back in the shape of 5.x, and a warning says what was changed.
 
     Args:
         path: The file.
@@ -72,6 +61,18 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device | None = 
     Raises:
         ValueError: The file is missing, damaged, holds code, or is no checkpoint.
     """
+    contents = read_checkpoint(path, map_location)
+    try:
+        contents, note = migrate_checkpoint(contents)
+    except UserError as error:
+        raise UserError(f"the checkpoint {path} cannot be used: {error}") from error
+    if note is not None:
+        warnings.warn(f"the checkpoint {path}: {note}", stacklevel=2)
+    return contents
+
+
+def read_checkpoint(path: str | Path, map_location: str | torch.device | None = "cpu") -> dict[str, Any]:
+    """Return what a checkpoint holds, as ``load_checkpoint`` does but in whatever shape it was written."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
@@ -120,7 +121,7 @@ def find_checkpoint(run_or_file: str | Path) -> Path:
         raise UserError(f"no checkpoint (model_<iteration>.pt) in {path}")
     for iteration in sorted(numbered, reverse=True):
         try:
-            load_checkpoint(numbered[iteration])
+            read_checkpoint(numbered[iteration])
         except UserError as error:
             warnings.warn(f"skipped: {error}", stacklevel=2)
             continue
@@ -223,26 +224,7 @@ def _plain(where: str, value: Any) -> Any:
     raise UserError(f"a checkpoint holds tensors and plain data, but {where} is a {type(value).__name__}")
 
 
-def _umask() -> int:
-    """Return the process's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def _first_sentence(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     # What torch adds after its first sentence is advice on how to load the file unsafely.
     return text.splitlines()[0].partition(". ")[0]
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` survive a power cut; not every platform can open folders."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -87,6 +87,12 @@ def sim_rl_adapters() -> Iterable[Entry]:
 
 
 @hookspec
+def sim_rl_pipelines() -> Iterable[Entry]:
+    """Return pipelines: targets are ``sim_rl_plugin.pipelines.Pipeline`` objects."""
+    return ()
+
+
+@hookspec
 def sim_rl_commands() -> Iterable[Entry]:
     """Return sub-commands of ``sim-rl``: targets are ``click.Command`` objects."""
     return ()

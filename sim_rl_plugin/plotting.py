@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -97,24 +98,53 @@ def plot_curves(curves: Sequence[Curve], output: Path, x: str = "iteration", met
     Raises:
         UserError: The file cannot be written.
     """
-    # Not pyplot: a figure of its own needs no display and no global state.
+    figure = new_figure(8, 5)
+    draw_curves(figure.add_subplot(), curves, x, metric)
+    return save_figure(figure, output)
+
+
+def new_figure(width: float, height: float) -> Any:
+    """Return an empty matplotlib figure, sizes in units of 120 pixels, that needs no display and no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    return figure
+
+
+def draw_curves(
+    axes: Any, curves: Sequence[Curve], x: str, metric: str, colors: Mapping[str, str] | None = None
+) -> None:
+    """Draw curves, one line per label, into a figure's axes.
+
+    Args:
+        axes: matplotlib axes.
+        curves: At least one.
+        x: One of ``X_AXES``.
+        metric: The vertical axis' label.
+        colors: Label to matplotlib colour; others get the next one of the cycle.
+    """
     labels = list(dict.fromkeys(curve.label for curve in curves))
     for label in labels:
         group = [curve for curve in curves if curve.label == label]
         grid, mean, deviation = mean_and_band(group)
-        (line,) = axes.plot(grid, mean, label=f"{label} ({len(group)} runs)" if len(group) > 1 else label)
+        name = f"{label} ({len(group)} runs)" if len(group) > 1 else label
+        (line,) = axes.plot(grid, mean, label=name, color=(colors or {}).get(label))
         if len(group) > 1:
             axes.fill_between(grid, mean - deviation, mean + deviation, color=line.get_color(), alpha=0.2, linewidth=0)
     axes.set_xlabel(X_AXES[x][1])
     axes.set_ylabel(metric)
     axes.grid(alpha=0.3)
     axes.legend()
+
+
+def save_figure(figure: Any, output: Path) -> Path:
+    """Write a figure, and return where.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(output, dpi=120)

@@ -19,6 +19,7 @@ KINDS = {
     "runners": "runner",
     "log_writers": "log writer",
     "adapters": "simulator",
+    "pipelines": "pipeline",
     "commands": "command",
 }
 """Every kind of entry (its hook is ``sim_rl_<kind>``) and what one of them is called in messages."""

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sim_rl_plugin.checkpoint import find_checkpoint, load_checkpoint
+from sim_rl_plugin.checkpoint import find_checkpoint, read_checkpoint
 from sim_rl_plugin.config import RunConfig, dump_config
 from sim_rl_plugin.config.yaml_text import read_mapping
 from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.evaluation import Policy
 from sim_rl_plugin.registry import resolve_callable
+from sim_rl_plugin.whole_file import write_text_whole
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.csv"
@@ -28,11 +29,15 @@ class SavedRun:
         folder: Its folder.
         checkpoint: The checkpoint file to continue from.
         settings: The settings that it was trained with.
+        completed_iterations: Iterations that it has done in all.
+        training_time_s: Time that these iterations took, 0 if nobody measured it.
     """
 
     folder: Path
     checkpoint: Path
     settings: dict[str, Any]
+    completed_iterations: int
+    training_time_s: float
 
 
 def find_run(run_or_file: Path) -> SavedRun:
@@ -42,14 +47,21 @@ def find_run(run_or_file: Path) -> SavedRun:
         UserError: There is no checkpoint, it is damaged, or its settings are nowhere to be found.
     """
     checkpoint = find_checkpoint(run_or_file)
-    contents = load_checkpoint(checkpoint)
-    settings = contents.get("sim_rl", {}).get("config")
+    contents = read_checkpoint(checkpoint)
+    ours = contents.get("sim_rl", {})
+    settings = ours.get("config")
     if settings is None:
         beside = checkpoint.parent / CONFIG_FILE
         if not beside.is_file():
             raise UserError(f"{checkpoint} holds no settings, and there is no {CONFIG_FILE} beside it")
         settings = read_mapping(beside)
-    return SavedRun(checkpoint.parent, checkpoint, settings)
+    return SavedRun(
+        checkpoint.parent,
+        checkpoint,
+        settings,
+        completed_iterations=ours.get("completed_iterations", contents.get("iter", -1) + 1),
+        training_time_s=ours.get("logger", {}).get("total_time_s", 0.0),
+    )
 
 
 def new_run_folder(root: Path, config: RunConfig) -> Path:
@@ -90,7 +102,7 @@ def given_run_folder(folder: Path) -> Path:
 
 def write_config(folder: Path, config: RunConfig) -> None:
     """Write the resolved settings into a run folder."""
-    (folder / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
+    write_text_whole(folder / CONFIG_FILE, dump_config(config))
 
 
 def build_runner(config: RunConfig, env: VecEnv, device: str, folder: Path | None = None) -> Any:

@@ -9,7 +9,7 @@ Shapes: N environments, B bodies. A field is ``(N, size)``, flattened.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,17 @@ import torch
 
 from sim_rl_mujoco.driver import Driver, Outcome, control_range
 from sim_rl_mujoco.engine import Engine, load_model
+from sim_rl_plugin.errors import UserError, unknown_name
 
 Fields = Callable[[str], np.ndarray]
 """Field name to ``(rows, size)``."""
 Terms = dict[str, np.ndarray]
 """Reward term, as Gymnasium's ``info`` calls it, to ``(N,)``."""
+ObservationTerms = dict[str, np.ndarray]
+"""Part of the observation to ``(rows, size)`` float64, in Gymnasium's order."""
+
+POLICY = "policy"
+"""The observation group with every term: Gymnasium's observation."""
 
 _ASSETS = Path(__file__).parent / "assets"
 
@@ -55,6 +61,7 @@ class GymnasiumTask(Driver):
         self.action_range = control_range(self.model)
         self.cfg = {"frame_skip": frame_skip}
         self.initial_qpos = self.model.qpos0.copy()
+        self.observation_groups: dict[str, tuple[str, ...]] = {}
 
     def attach(self, engine: Engine, device: torch.device, seed: int) -> None:
         """See ``Driver``."""
@@ -66,7 +73,28 @@ class GymnasiumTask(Driver):
         # A field that is first asked for after a step would be computed from the state, and not lag as it should.
         self.remember(engine.field)
         self.evaluate(engine.field, np.zeros((engine.num_envs, self.num_actions)))
-        self.observation_parts(engine.field)
+        self._check_groups(self.observation_terms(engine.field))
+
+    def add_observation_groups(self, groups: Mapping[str, Sequence[str]]) -> None:
+        """Give observation groups beside ``policy``, each made of some of the observation's terms.
+
+        Args:
+            groups: Name to the names of its terms, which are joined in this order; see
+                ``observation_terms`` for those that a task has. Checked in ``attach``.
+        """
+        self.observation_groups = {name: tuple(terms) for name, terms in groups.items()}
+        self.cfg |= {"observation_groups": {name: list(terms) for name, terms in groups.items()}}
+
+    def _check_groups(self, terms: ObservationTerms) -> None:
+        for group, names in self.observation_groups.items():
+            path = f"observation_groups.{group}"
+            if group == POLICY:
+                raise UserError(f"{path}: this group is always the whole observation: choose another name")
+            if not names:
+                raise UserError(f"{path}: expected some of {', '.join(terms)}, found none")
+            for name in names:
+                if name not in terms:
+                    raise unknown_name(f"observation term in {path}:", name, terms)
 
     def inputs(self, actions: np.ndarray) -> dict[str, np.ndarray]:
         """See ``Driver``."""
@@ -79,7 +107,7 @@ class GymnasiumTask(Driver):
         rewards, terminated, terms = self.evaluate(fields, actions)
         self.rewards_float64 = rewards
         return Outcome(
-            {"policy": self._rounded(self.observation_parts(fields))},
+            self._observe(fields),
             torch.from_numpy(rewards.astype(np.float32)).to(self.device),
             torch.from_numpy(terminated).to(self.device),
             {name: float(values.mean()) for name, values in terms.items()},
@@ -98,16 +126,19 @@ class GymnasiumTask(Driver):
     ) -> dict[str, torch.Tensor]:
         """See ``Driver``."""
         if observations is None:
-            return {"policy": self._rounded(self.observation_parts(self.engine.field))}
-        fresh = self._rounded(self.observation_parts(lambda name: self.engine.field(name)[env_ids]))
-        # In numpy, because torch would wake its own threads for a batch of this size.
-        policy = observations["policy"].cpu().numpy().copy()
-        policy[env_ids] = fresh.cpu().numpy()
-        return {"policy": torch.from_numpy(policy).to(self.device)}
+            return self._observe(self.engine.field)
+        fresh = self._observe(lambda name: self.engine.field(name)[env_ids])
+        merged = {}
+        for group, values in observations.items():
+            # In numpy, because torch would wake its own threads for a batch of this size.
+            rows = values.cpu().numpy().copy()
+            rows[env_ids] = fresh[group].cpu().numpy()
+            merged[group] = torch.from_numpy(rows).to(self.device)
+        return merged
 
     def observation_float64(self) -> np.ndarray:
         """Return the current observations before rounding, ``(N, size)``."""
-        return np.concatenate(self.observation_parts(self.engine.field), axis=1)
+        return np.concatenate(list(self.observation_terms(self.engine.field).values()), axis=1)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the random states; everything else follows from the engine's fields."""
@@ -122,8 +153,8 @@ class GymnasiumTask(Driver):
     def remember(self, fields: Fields) -> None:
         """Keep what the reward compares with after the step."""
 
-    def observation_parts(self, fields: Fields) -> list[np.ndarray]:
-        """Return the pieces of the observation in order, each ``(rows, size)`` float64."""
+    def observation_terms(self, fields: Fields) -> ObservationTerms:
+        """Return the parts of the observation by name, in order, each ``(rows, size)`` float64."""
         raise NotImplementedError
 
     def evaluate(self, fields: Fields, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, Terms]:
@@ -134,10 +165,17 @@ class GymnasiumTask(Driver):
         """Draw the first ``(nq,)`` positions and ``(nv,)`` velocities of an episode."""
         raise NotImplementedError
 
-    def _rounded(self, parts: Sequence[np.ndarray]) -> torch.Tensor:
+    def _observe(self, fields: Fields) -> dict[str, torch.Tensor]:
+        terms = self.observation_terms(fields)
+        observations = {POLICY: self._rounded(terms.values())}
+        for group, names in self.observation_groups.items():
+            observations[group] = self._rounded(terms[name] for name in names)
+        return observations
+
+    def _rounded(self, parts: Iterable[np.ndarray]) -> torch.Tensor:
         # Concatenating straight into float32 saves a pass over the batch.
         with np.errstate(over="ignore"):  # of a diverged environment, which is found and zeroed later
-            joined = np.concatenate(parts, axis=1, dtype=np.float32, casting="same_kind")
+            joined = np.concatenate(list(parts), axis=1, dtype=np.float32, casting="same_kind")
         return torch.from_numpy(joined).to(self.device)
 
 
@@ -213,12 +251,12 @@ class _Planar(GymnasiumTask):
         """Return how far each robot has come, ``(N,)``, in memory of its own."""
         return fields("qpos")[:, 0].copy()
 
-    def observation_parts(self, fields: Fields) -> list[np.ndarray]:
-        """Positions without those that progress changes, and velocities."""
+    def observation_terms(self, fields: Fields) -> ObservationTerms:
+        """``position`` without the coordinates that progress changes, and ``velocity``."""
         qvel = fields("qvel")
         if self.velocity_limit is not None:
             qvel = np.clip(qvel, -self.velocity_limit, self.velocity_limit)
-        return [fields("qpos")[:, self.first_position :], qvel]
+        return {"position": fields("qpos")[:, self.first_position :], "velocity": qvel}
 
     def forward_reward(self, fields: Fields) -> np.ndarray:
         """Return the weighted velocity over the control step, ``(N,)``."""
@@ -496,12 +534,12 @@ class Ant(_Survivor):
             "reward_contact": self.contact_cost_weight * _sum_of_squares(self.contact_forces(fields))
         }
 
-    def observation_parts(self, fields: Fields) -> list[np.ndarray]:
-        """Positions, velocities, contact forces without the world's."""
-        parts = super().observation_parts(fields)
+    def observation_terms(self, fields: Fields) -> ObservationTerms:
+        """``position``, ``velocity``, and ``contact_force`` of every body but the world."""
+        terms = super().observation_terms(fields)
         if self.include_cfrc_ext:
-            parts.append(np.clip(fields("cfrc_ext")[:, 6:], *self.contact_force_range))
-        return parts
+            terms["contact_force"] = np.clip(fields("cfrc_ext")[:, 6:], *self.contact_force_range)
+        return terms
 
 
 class Humanoid(_Survivor):
@@ -544,18 +582,18 @@ class Humanoid(_Survivor):
         )
         self.contact_cost_weight = contact_cost_weight
         self.contact_cost_range = _pair(contact_cost_range)
-        # Field and first column: the world's rows and the root's six actuator forces are left out.
+        # Term, field and first column: the world's rows and the root's six actuator forces are left out.
         wanted = {
-            ("cinert", 10): include_cinert_in_observation,
-            ("cvel", 6): include_cvel_in_observation,
-            ("qfrc_actuator", 6): include_qfrc_actuator_in_observation,
-            ("cfrc_ext", 6): include_cfrc_ext_in_observation,
+            ("inertia", "cinert", 10): include_cinert_in_observation,
+            ("body_velocity", "cvel", 6): include_cvel_in_observation,
+            ("actuator_force", "qfrc_actuator", 6): include_qfrc_actuator_in_observation,
+            ("contact_force", "cfrc_ext", 6): include_cfrc_ext_in_observation,
         }
-        self.extra_parts = [part for part, included in wanted.items() if included]
+        self.extra_terms = [term for term, included in wanted.items() if included]
         self.cfg |= {
             "contact_cost_weight": contact_cost_weight,
             "contact_cost_range": list(contact_cost_range),
-            **{f"include_{name}_in_observation": included for (name, _), included in wanted.items()},
+            **{f"include_{name}_in_observation": included for (_, name, _), included in wanted.items()},
         }
 
     def progress_m(self, fields: Fields) -> np.ndarray:
@@ -574,10 +612,10 @@ class Humanoid(_Survivor):
         contact = self.contact_cost_weight * _sum_of_squares(fields("cfrc_ext"))
         return super().costs(fields, actions) | {"reward_contact": np.clip(contact, *self.contact_cost_range)}
 
-    def observation_parts(self, fields: Fields) -> list[np.ndarray]:
-        """Positions, velocities, inertias, body velocities, actuator and contact forces."""
-        extra = [fields(name)[:, first:] for name, first in self.extra_parts]
-        return super().observation_parts(fields) + extra
+    def observation_terms(self, fields: Fields) -> ObservationTerms:
+        """``position``, ``velocity``, ``inertia``, ``body_velocity``, ``actuator_force``, ``contact_force``."""
+        extra = {term: fields(name)[:, first:] for term, name, first in self.extra_terms}
+        return super().observation_terms(fields) | extra
 
 
 class Reacher(GymnasiumTask):
@@ -606,17 +644,17 @@ class Reacher(GymnasiumTask):
         xpos = fields("xpos")
         return xpos[:, self.fingertip] - xpos[:, self.target]
 
-    def observation_parts(self, fields: Fields) -> list[np.ndarray]:
-        """Joint angles as cosine and sine, target, joint velocities, way from the target to the tip."""
+    def observation_terms(self, fields: Fields) -> ObservationTerms:
+        """``joint_cos``, ``joint_sin``, ``target``, ``joint_velocity``, and ``target_to_tip``."""
         qpos = fields("qpos")
         angles_rad = qpos[:, :2]
-        return [
-            np.cos(angles_rad),
-            np.sin(angles_rad),
-            qpos[:, 2:],
-            fields("qvel")[:, :2],
-            self._to_target_m(fields)[:, :2],
-        ]
+        return {
+            "joint_cos": np.cos(angles_rad),
+            "joint_sin": np.sin(angles_rad),
+            "target": qpos[:, 2:],
+            "joint_velocity": fields("qvel")[:, :2],
+            "target_to_tip": self._to_target_m(fields)[:, :2],
+        }
 
     def evaluate(self, fields: Fields, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, Terms]:
         """Minus the distance, minus the cost of control."""
@@ -666,16 +704,16 @@ class Pusher(GymnasiumTask):
         self.object = _columns(self.model, "object")
         self.goal = _columns(self.model, "goal")
 
-    def observation_parts(self, fields: Fields) -> list[np.ndarray]:
-        """Joint angles and velocities of the arm; positions of its tip, the object and the goal."""
+    def observation_terms(self, fields: Fields) -> ObservationTerms:
+        """``joint_position`` and ``joint_velocity`` of the arm; places of ``tip``, ``object`` and ``goal``."""
         xpos = fields("xpos")
-        return [
-            fields("qpos")[:, :7],
-            fields("qvel")[:, :7],
-            xpos[:, self.tip],
-            xpos[:, self.object],
-            xpos[:, self.goal],
-        ]
+        return {
+            "joint_position": fields("qpos")[:, :7],
+            "joint_velocity": fields("qvel")[:, :7],
+            "tip": xpos[:, self.tip],
+            "object": xpos[:, self.object],
+            "goal": xpos[:, self.goal],
+        }
 
     def evaluate(self, fields: Fields, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, Terms]:
         """Minus both distances, minus the cost of control, summed in Gymnasium's order."""
@@ -710,9 +748,9 @@ class InvertedPendulum(GymnasiumTask):
         self.reset_noise_scale = reset_noise_scale
         self.cfg |= {"reset_noise_scale": reset_noise_scale}
 
-    def observation_parts(self, fields: Fields) -> list[np.ndarray]:
-        """Positions and velocities."""
-        return [fields("qpos"), fields("qvel")]
+    def observation_terms(self, fields: Fields) -> ObservationTerms:
+        """``position`` and ``velocity``."""
+        return {"position": fields("qpos"), "velocity": fields("qvel")}
 
     def evaluate(self, fields: Fields, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, Terms]:
         """One per step until the pole leans by more than 0.2 rad."""
@@ -748,16 +786,16 @@ class InvertedDoublePendulum(GymnasiumTask):
         self.reset_noise_scale = reset_noise_scale
         self.cfg |= {"healthy_reward": healthy_reward, "reset_noise_scale": reset_noise_scale}
 
-    def observation_parts(self, fields: Fields) -> list[np.ndarray]:
-        """Cart position, angles as sine and cosine, clipped velocities, clipped constraint force on the cart."""
+    def observation_terms(self, fields: Fields) -> ObservationTerms:
+        """``cart_position``, ``pole_sin``, ``pole_cos``; ``velocity`` and ``constraint_force`` on the cart, clipped."""
         qpos = fields("qpos")
-        return [
-            qpos[:, :1],
-            np.sin(qpos[:, 1:]),
-            np.cos(qpos[:, 1:]),
-            np.clip(fields("qvel"), -10.0, 10.0),
-            np.clip(fields("qfrc_constraint")[:, :1], -10.0, 10.0),
-        ]
+        return {
+            "cart_position": qpos[:, :1],
+            "pole_sin": np.sin(qpos[:, 1:]),
+            "pole_cos": np.cos(qpos[:, 1:]),
+            "velocity": np.clip(fields("qvel"), -10.0, 10.0),
+            "constraint_force": np.clip(fields("qfrc_constraint")[:, :1], -10.0, 10.0),
+        }
 
     def evaluate(self, fields: Fields, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, Terms]:
         """A bonus while the tip is above 1 m, minus penalties on its place and the joints' speeds."""

@@ -7,13 +7,14 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sim_rl_mujoco.driver import Driver
+from sim_rl_mujoco.gymnasium_tasks import GymnasiumTask
 from sim_rl_mujoco.render import Camera
 from sim_rl_mujoco.task import MujocoTask, TaskDriver
 from sim_rl_mujoco.tasks import TASKS, canonical_name, task_names
@@ -33,6 +34,7 @@ def open_task(
     max_episode_steps: int | None = None,
     clip_actions: bool = True,
     task_options: Mapping[str, Any] | None = None,
+    observation_groups: Mapping[str, Sequence[str]] | None = None,
     render_width: int = 320,
     render_height: int = 240,
     render_camera: str | None = None,
@@ -50,6 +52,10 @@ def open_task(
         max_episode_steps: Episode limit in control steps, instead of the task's own.
         clip_actions: Clip actions to the actuators' control range.
         task_options: Keyword arguments of the task's class, such as Gymnasium's reward weights.
+        observation_groups: Groups that a built-in robot gives beside ``policy``, which is its whole
+            observation: name to some of the observation's terms, such as ``{"joints": ["position"]}``.
+            The robots' terms are those of ``observation_terms`` in ``gymnasium_tasks``; a wrong one is
+            answered with the list. A task of your own has the groups that its ``observations`` returns.
         render_width: Pixels.
         render_height: Pixels.
         render_camera: A camera of the model; None follows the robot.
@@ -62,6 +68,10 @@ def open_task(
     """
     task = canonical_name(task)
     driver = _driver(task, dict(task_options or {}))
+    if observation_groups:
+        if not isinstance(driver, GymnasiumTask):
+            raise UserError(f"observation_groups: the task {task!r} makes its own groups, in its method `observations`")
+        driver.add_observation_groups(observation_groups)
     env = MujocoVecEnv(
         driver,
         # Without the path: a run folder that moved to another machine must still resume.

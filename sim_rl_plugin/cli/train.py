@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,41 +14,14 @@ from sim_rl_plugin.cli.main import INTERRUPTED
 from sim_rl_plugin.cli.plot import default_label
 from sim_rl_plugin.config import RunConfig, load_config, with_overrides
 from sim_rl_plugin.errors import UserError
-from sim_rl_plugin.evaluation import Policy, evaluate
+from sim_rl_plugin.evaluation import EVALUATION_SEED_OFFSET, evaluate
 from sim_rl_plugin.plotting import plot_curves, read_curve
-from sim_rl_plugin.run_folder import (
-    METRICS_FILE,
-    SavedRun,
-    build_runner,
-    find_run,
-    given_run_folder,
-    new_run_folder,
-    write_config,
-)
-from sim_rl_plugin.simulation import open_env, prepare_process, resolve_device
+from sim_rl_plugin.run_folder import METRICS_FILE, SavedRun, find_run, given_run_folder, new_run_folder
+from sim_rl_plugin.simulation import open_env, resolve_device
+from sim_rl_plugin.training import Outcome, require_one_process, train_to_the_end
 from sim_rl_plugin.video import step_time_s, write_video
 
 _VIDEO_TIME_S = 10.0
-
-# The training's environments start from `seed`; those of the evaluation are others.
-_EVALUATION_SEED_OFFSET = 1_000_003
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a training ended.
-
-    Attributes:
-        folder: Its run folder.
-        policy: The trained policy, deterministic.
-        completed: Iterations that are done in all.
-        interrupted: Whether the user ended it early.
-    """
-
-    folder: Path
-    policy: Policy
-    completed: int
-    interrupted: bool
 
 
 @click.command("train")
@@ -82,11 +53,16 @@ def train(
     OVERRIDES set anything: algorithm.learning_rate=3e-4 actor.hidden_dims=[256,128] env.num_threads=4.
     Without --sim, the simulator is MuJoCo. Ctrl-C saves a checkpoint and ends the training.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("sim-rl train runs in one process in this version; WORLD_SIZE is set to more")
+    require_one_process("sim-rl train")
     saved, config = _settings(resume, config_file, run_dir, overrides, given)
     device = resolve_device(config.device)
-    outcome = _train(config, device, saved, lambda: _run_folder(saved, run_dir, runs_root, config))
+    outcome = train_to_the_end(
+        config,
+        device,
+        lambda: _run_folder(saved, run_dir, runs_root, config),
+        saved,
+        started=lambda folder: click.echo(f"run folder: {folder}"),
+    )
     rows = {"checkpoint": str(find_run(outcome.folder).checkpoint), "learning curve": _plot(outcome.folder)}
     if outcome.interrupted:
         rows["stopped"] = f"after {outcome.completed} of {config.max_iterations} iterations"
@@ -125,33 +101,6 @@ def _run_folder(saved: SavedRun | None, run_dir: Path | None, runs_root: Path, c
     return new_run_folder(runs_root, config) if run_dir is None else given_run_folder(run_dir)
 
 
-def _train(config: RunConfig, device: str, saved: SavedRun | None, run_folder: Callable[[], Path]) -> Outcome:
-    """Train to ``config.max_iterations``; the run folder is made once nothing can be wrong with the settings."""
-    prepare_process(config)
-    with open_env(config, device=device) as env:
-        folder = run_folder()
-        runner = build_runner(config, env, device, folder)
-        if saved is not None:
-            runner.resume(str(saved.checkpoint))
-        remaining = config.max_iterations - runner.completed_iterations
-        if remaining <= 0:
-            raise UserError(
-                f"{folder} has done {runner.completed_iterations} of {config.max_iterations} iterations already: "
-                "say --max-iterations with a larger number to go on"
-            )
-        write_config(folder, config)
-        click.echo(f"run folder: {folder}")
-        try:
-            runner.learn(remaining, init_at_random_ep_len=config.init_at_random_ep_len)
-        except KeyboardInterrupt:
-            # Raised after the runner's checkpoint. Without one, there is nothing to report on.
-            if not runner.interrupted:
-                raise
-        return Outcome(
-            folder, runner.get_inference_policy(device=device), runner.completed_iterations, runner.interrupted
-        )
-
-
 def _plot(folder: Path) -> str:
     try:
         curve = read_curve(folder / METRICS_FILE, default_label(folder))
@@ -161,14 +110,14 @@ def _plot(folder: Path) -> str:
 
 
 def _film(config: RunConfig, device: str, outcome: Outcome) -> str:
-    seed = config.seed + _EVALUATION_SEED_OFFSET
+    seed = config.seed + EVALUATION_SEED_OFFSET
     with open_env(config, device=device, num_envs=1, seed=seed, render=True) as env:
         num_steps = max(1, round(_VIDEO_TIME_S / step_time_s(env)))
         return str(write_video(outcome.policy, env, outcome.folder / "video.mp4", num_steps))
 
 
 def _evaluate(config: RunConfig, device: str, outcome: Outcome, episodes: int) -> str:
-    seed = config.seed + _EVALUATION_SEED_OFFSET
+    seed = config.seed + EVALUATION_SEED_OFFSET
     with open_env(config, device=device, num_envs=episodes, seed=seed) as env:
         return describe_result(evaluate(outcome.policy, env, episodes))
 

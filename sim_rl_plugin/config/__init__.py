@@ -7,6 +7,8 @@ from sim_rl_plugin.config.loading import (
     dump_config,
     known_env_options,
     load_config,
+    on_task_settings,
+    with_layer,
     with_overrides,
 )
 from sim_rl_plugin.config.schema import RunConfig
@@ -21,5 +23,7 @@ __all__ = [
     "dump_config",
     "known_env_options",
     "load_config",
+    "on_task_settings",
+    "with_layer",
     "with_overrides",
 ]

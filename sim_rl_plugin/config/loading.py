@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sim_rl_plugin.config.files import merge_layers, read_config
+from sim_rl_plugin.config.migrations import migrate
 from sim_rl_plugin.config.overrides import parse_overrides
 from sim_rl_plugin.config.schema import MODEL_SECTIONS, RunConfig, schema_defaults, unknown_setting
 from sim_rl_plugin.config.signature import check_arguments, check_value, parameters_of
@@ -53,9 +54,6 @@ _OTHERS_KEYS = (
     "wandb_tags",
 )
 
-# They changed the training in older versions; to leave them unread would change it in silence.
-_BEFORE_5_0 = ("policy", "empirical_normalization", "rnd_cfg", "symmetry_cfg")
-
 _log = logging.getLogger("sim_rl_plugin")
 
 
@@ -78,16 +76,47 @@ def load_config(
     Raises:
         UserError: There is no task, a file cannot be read, or a setting is unknown or wrong.
     """
-    upper = read_config(config_file) if config_file is not None else {}
+    upper = _migrated(read_config(config_file)) if config_file is not None else {}
     line = {"simulator": simulator, "task": task, **(options or {})}
     upper = merge_layers(upper, {key: value for key, value in line.items() if value is not None})
     upper = merge_layers(upper, parse_overrides(overrides))
-    defaults = schema_defaults().to_dict()
-    upper.setdefault("simulator", defaults["simulator"])
     if upper.get("task") is None:
         raise UserError("no task is given: say --task NAME (`sim-rl list` shows the tasks)")
-    settings = merge_layers(defaults, _task_layer(upper["simulator"], upper["task"]))
-    return _finish(settings, upper)
+    return on_task_settings(upper)
+
+
+def on_task_settings(upper: dict[str, Any]) -> RunConfig:
+    """Return settings that name a task, laid on the task's own and on the schema's defaults.
+
+    Args:
+        upper: Settings with ``task``; without ``simulator``, MuJoCo is meant.
+
+    Raises:
+        UserError: A setting is unknown or wrong.
+    """
+    defaults = schema_defaults().to_dict()
+    upper = {"simulator": defaults["simulator"], **upper}
+    for key in ("simulator", "task"):
+        check_value(str, upper[key], key)
+    return with_layer(merge_layers(defaults, _task_layer(upper["simulator"], upper["task"])), upper)
+
+
+def with_layer(settings: dict[str, Any], upper: dict[str, Any]) -> RunConfig:
+    """Return complete settings with one more layer on top.
+
+    Args:
+        settings: A value for every key of ``RunConfig``; not modified.
+        upper: The layer; not modified.
+
+    Raises:
+        UserError: A setting of the layer is unknown or wrong.
+    """
+    settings = _with_own_sections(settings, upper)
+    _check_paths(settings, upper)
+    config = RunConfig.parse(plain(merge_layers(settings, upper)))
+    check_classes(config.to_dict())
+    _check_log_writers(config)
+    return config
 
 
 def with_overrides(
@@ -103,16 +132,7 @@ def with_overrides(
     """
     known = {key: plain(value) for key, value in settings.items() if key in RunConfig.model_fields}
     upper = {key: value for key, value in (options or {}).items() if value is not None}
-    return _finish(merge_layers(schema_defaults().to_dict(), known), merge_layers(upper, parse_overrides(overrides)))
-
-
-def _finish(settings: dict[str, Any], upper: dict[str, Any]) -> RunConfig:
-    settings = _with_own_sections(settings, upper)
-    _check_paths(settings, upper)
-    config = RunConfig.parse(plain(merge_layers(settings, upper)))
-    check_classes(config.to_dict())
-    _check_log_writers(config)
-    return config
+    return with_layer(merge_layers(schema_defaults().to_dict(), known), merge_layers(upper, parse_overrides(overrides)))
 
 
 def _with_own_sections(settings: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
@@ -140,7 +160,7 @@ def model_sections(algorithm: Any) -> list[str]:
 
 def _task_layer(simulator: str, task: str) -> dict[str, Any]:
     answer = get_manager().first("sim_rl_default_config", adapter=simulator, task=task) or {}
-    layer = plain(answer)
+    layer = plain(_migrated(answer))
     # A simulator's own training settings carry keys for its own scripts: they are not ours to refuse.
     _warn_of_near_misses([key for key in layer if key not in RunConfig.model_fields])
     return {key: value for key, value in layer.items() if key in RunConfig.model_fields}
@@ -210,8 +230,9 @@ def known_env_options(simulator: str, options: dict[str, Any]) -> dict[str, Any]
 
 
 def check_train_cfg(train_cfg: dict[str, Any]) -> dict[str, Any]:
-    """Return a checked deep copy of a training dict in rsl_rl's shape.
+    """Return a checked deep copy of a training dict in rsl_rl's shape, that of 5.x.
 
+    Older shapes, from 2.x on, are migrated, and a warning says what was changed.
     The settings of algorithm, actor and critic are checked strictly. A top-level key that is
     unknown is left in: train scripts keep their own settings there. If it looks like a key of ours,
     a warning says so.
@@ -225,18 +246,21 @@ def check_train_cfg(train_cfg: dict[str, Any]) -> dict[str, Any]:
     for key in ("algorithm", "num_steps_per_env"):
         if key not in train_cfg:
             raise UserError(f"{key} is missing: the training dict has {', '.join(map(str, train_cfg)) or 'no keys'}")
-    for key in _BEFORE_5_0:
-        if train_cfg.get(key) and not (key == "policy" and "actor" in train_cfg):
-            raise UserError(
-                f"{key}: this shape of the training dict, from before rsl_rl 5.0, is not available in this version: "
-                "describe actor and critic in sections of their own (obs_normalization is a key of theirs)"
-            )
+    train_cfg = _migrated(train_cfg)
     _warn_of_near_misses([key for key in train_cfg if key not in RunConfig.model_fields])
     for key in _RUNNERS_KEYS:
         if key in train_cfg:
             check_value(RunConfig.model_fields[key].annotation, train_cfg[key], key)
     check_classes(train_cfg)
     return copy.deepcopy(train_cfg)
+
+
+def _migrated(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings in today's shape, and tell the user what was changed."""
+    migrated, notes = migrate(settings)
+    for note in notes:
+        _log.warning("%s", note)
+    return migrated
 
 
 def _warn_of_near_misses(keys: Collection[str]) -> None:

@@ -115,8 +115,9 @@ class RunConfig(BaseModel):
     """The teacher model's class and parameters, for Distillation; the task's actor unless set."""
 
     init_from: str | list[str] | None = None
-    """Run folder or checkpoint whose models the training starts from: a policy for PPO, the teacher for
-    Distillation (also a policy exported as TorchScript or ONNX; a list for several teachers)."""
+    """Run folder or checkpoint whose models the training starts from: a policy for PPO (of a list of two, the
+    critic comes from the second), the teacher for Distillation (also a policy exported as TorchScript or ONNX;
+    a list for several teachers)."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a new dict of plain YAML types, which the caller may change."""

@@ -10,7 +10,6 @@ from tensordict import TensorDict
 
 from sim_rl_plugin.algorithms import PPO
 from sim_rl_plugin.models import MLPModel
-from sim_rl_plugin.storage import RolloutStorage
 from sim_rl_plugin.testing import PointEnv
 
 DOCUMENTED = {
@@ -284,6 +283,19 @@ def test_saved_state_restores_models_optimizer_and_learning_rate(optimizer: str)
         each.update()
     for name, value in algorithm.actor.state_dict().items():
         torch.testing.assert_close(other.actor.state_dict()[name], value)
+
+
+def test_a_second_checkpoint_gives_the_critic():
+    student, teacher, algorithm = (build()[0] for _ in range(3))
+    distilled = {"student_state_dict": student.save()["actor_state_dict"], "teacher_state_dict": {}}
+    algorithm.start_from([distilled, teacher.save()])
+    for model, source in ((algorithm.actor, student.actor), (algorithm.critic, teacher.critic)):
+        for name, value in source.state_dict().items():
+            assert torch.equal(model.state_dict()[name], value), name
+    with pytest.raises(ValueError, match="one checkpoint, or from an actor's and a critic's, found 3"):
+        algorithm.start_from([distilled, teacher.save(), teacher.save()])
+    with pytest.raises(ValueError, match="the checkpoint has no critic_state_dict"):
+        algorithm.start_from([teacher.save(), distilled])
 
 
 def test_parts_that_a_checkpoint_lacks_are_named():

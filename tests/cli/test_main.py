@@ -7,7 +7,7 @@ import pytest
 HEAVY = ("torch", "numpy", "tensordict", "jax", "mujoco", "warp", "gymnasium", "matplotlib", "pydantic", "rich", "yaml")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["plugins"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["plugins"], ["--version"], ["pipeline", "run", "--help"]])
 def test_it_starts_at_once_and_imports_nothing_heavy(install, python, arguments):
     install("light", "sick")
     code = f"""

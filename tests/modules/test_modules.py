@@ -100,6 +100,9 @@ def test_gaussian_agrees_with_torch(std_type: str):
 
 @pytest.mark.parametrize("std_type", ["scalar", "log"])
 def test_deviation_never_gets_negative(std_type: str):
+    gaussian = GaussianDistribution(2, init_std=0.0, std_type=std_type)
+    gaussian.update(torch.zeros(1, 2))
+    assert gaussian.std.flatten().tolist() == pytest.approx([1e-6, 1e-6])
     gaussian = GaussianDistribution(2, init_std=0.1, std_type=std_type)
     with torch.no_grad():
         for parameter in gaussian.parameters():
@@ -113,4 +116,4 @@ def test_gaussian_refuses_nonsense():
     with pytest.raises(ValueError, match="std_type"):
         GaussianDistribution(2, std_type="logarithmic")
     with pytest.raises(ValueError, match="init_std"):
-        GaussianDistribution(2, init_std=0.0)
+        GaussianDistribution(2, init_std=-0.1)

@@ -7,7 +7,6 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from parity.distillation_rows import DISTILLATION_ROWS
 from parity.harness import TOLERANCES, Row
 from parity.ppo_rows import ROWS

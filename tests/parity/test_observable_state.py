@@ -24,8 +24,16 @@ import rsl_rl.runners
 import rsl_rl.storage
 from parity.distillation_rows import DISTILLATION_ROWS
 from parity.harness import (
-    Comparison, Row, build, build_pair, compare, flat_parameters, keep_from_raising_by_rounding, make_rollout,
-    models_of, relative,
+    Comparison,
+    Row,
+    build,
+    build_pair,
+    compare,
+    flat_parameters,
+    keep_from_raising_by_rounding,
+    make_rollout,
+    models_of,
+    relative,
 )  # fmt: skip
 from parity.ppo_rows import ROWS
 from parity.scripted_env import ScriptedEnv

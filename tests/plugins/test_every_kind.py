@@ -28,13 +28,17 @@ class Everything:
         return [Entry("a-simulator", "fractions:Fraction")]
 
     @hookimpl
+    def sim_rl_pipelines(self):
+        return [Entry("a-pipeline", "fractions:Fraction")]
+
+    @hookimpl
     def sim_rl_commands(self):
         return [Entry("a-command", "fractions:Fraction")]
 
 
 NAMES = {
     "algorithms": "an-algorithm", "models": "a-model", "runners": "a-runner", "log_writers": "a-writer",
-    "adapters": "a-simulator", "commands": "a-command",
+    "adapters": "a-simulator", "pipelines": "a-pipeline", "commands": "a-command",
 }  # fmt: skip
 
 

@@ -36,7 +36,9 @@ def test_signatures_are_rsl_rls():
     assert names(OnPolicyRunner.load) == ["path", "load_cfg", "strict", "map_location"]
     assert names(OnPolicyRunner.get_inference_policy) == ["device"]
     assert names(OnPolicyRunner.export_policy_to_jit) == ["path", "filename"]
-    assert names(OnPolicyRunner.export_policy_to_onnx) == ["path", "filename", "verbose"]
+    *rsl_rls, ours = inspect.signature(OnPolicyRunner.export_policy_to_onnx).parameters.values()
+    assert [parameter.name for parameter in rsl_rls] == ["self", "path", "filename", "verbose"]
+    assert (ours.name, ours.kind, ours.default) == ("dynamic_batch", ours.KEYWORD_ONLY, False)
 
 
 def test_a_run_writes_metrics_and_checkpoints(tmp_path, train_cfg):
@@ -182,10 +184,15 @@ def test_a_simulator_without_state_starts_its_episodes_afresh(tmp_path, train_cf
     assert set(resumed.logger.lenbuffer) == {5.0}
 
 
-def test_old_shapes_of_the_training_dict_are_refused_by_name(train_cfg):
-    with pytest.raises(ValueError, match=r"empirical_normalization: .* before rsl_rl 5.0"):
-        OnPolicyRunner(PointEnv(), {**train_cfg, "empirical_normalization": True})
+def test_a_switch_of_older_shapes_beside_todays_sections_is_pointed_out(train_cfg, caplog):
+    """rsl_rl 5.5.1 does not read it either, so the result must not change."""
+    train_cfg["actor"]["obs_normalization"] = False
+    runner = OnPolicyRunner(PointEnv(), {**train_cfg, "empirical_normalization": True})
+    assert not runner.alg.actor.obs_normalization
+    assert "empirical_normalization: has no effect beside actor and critic" in caplog.text
+    caplog.clear()
     OnPolicyRunner(PointEnv(), {**train_cfg, "empirical_normalization": False, "policy": {}})
+    assert not caplog.text
 
 
 def test_rsl_rls_names_of_log_writers_are_known(tmp_path, train_cfg):
