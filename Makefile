@@ -57,7 +57,7 @@ bench: .venv-peer/installed
 	$(PEER)/python benchmarks/tables.py
 
 parity: .venv-peer/installed
-	$(PEER)/python -m pytest tests/parity
+	PARITY_REPORT=docs/parity.md $(PEER)/python -m pytest tests/parity -n auto
 
 gpu: .venv-peer/installed
 	$(PEER)/python -m pytest -m gpu

@@ -58,11 +58,11 @@ two: the documented methods one by one, and with `begin_rollout` first, as the r
 
 | quantity | what it is | tolerance |
 | --- | --- | --- |
-| actions ... advantages, memory | the first rollout, as a share of the largest value; *rewards* have intrinsic rewards \
-and the value of time-outs added | {_one(rollout):g} |
+| actions ... advantages, memory | the first rollout, as a share of the largest value; *rewards* have intrinsic \
+rewards and the value of time-outs added | {_one(rollout):g} |
 | gradient | of the first mini-batch, after clipping, as a share of the largest entry | {TOLERANCES["gradient"]:g} |
-| losses | means of the first update; the surrogate, in which numbers cancel, as a share of the mean absolute advantage \
-| {TOLERANCES["losses"]:g} |
+| losses | means of the first update; the surrogate, in which numbers cancel, as a share of the mean absolute \
+advantage | {TOLERANCES["losses"]:g} |
 | KL | of every mini-batch of three updates, as a share of the largest | {TOLERANCES["KL"]:g} |
 | later rollouts | all of the above quantities of rollouts two and three | {TOLERANCES["later rollouts"]:g} |
 | learning rate | after each update | {TOLERANCES["learning rate"]:g} |
@@ -93,10 +93,10 @@ def _checkpoints(differences: dict[str, dict[str, float]]) -> str:
     lines = [
         "## Runners and checkpoints",
         "",
-        "*3 iterations of both runners*: `learn(3)` on the same environment. *Trained there*: two iterations by rsl_rl's",
-        "runner, `save`, then `load` by both runners, which continue for three updates, optimizer included. *Trained",
-        "here*: the same with our runner's checkpoint. Each number is the largest of its row's quantities that have the",
-        "tolerance 1e-5 (*rollout*), and the distance of the parameters as above.",
+        "*3 iterations of both runners*: `learn(3)` on the same environment. *Trained there*: two iterations by",
+        "rsl_rl's runner, `save`, then `load` by both runners, which continue for three updates, optimizer included.",
+        "*Trained here*: the same with our runner's checkpoint. Each number is the largest of its row's quantities that have",
+        "the tolerance 1e-5 (*rollout*), and the distance of the parameters as above.",
         "",
         "| row | "
         + " | ".join(f"{label}: {what}" for label in _ORIGINS.values() for what in ("rollout", "parameters")),
