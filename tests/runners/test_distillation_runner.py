@@ -44,7 +44,9 @@ def test_a_student_gets_close_to_its_teacher(tmp_path, teachers):
     assert {"Loss/behavior", "Policy/mean_std", "Train/mean_reward"} <= set(header.split(","))
 
 
-@pytest.mark.parametrize("file", ["mlp", "mlp/model_1.pt", "mlp/policy.pt", "mlp/policy.onnx", "gru/policy.pt", "gru/policy.onnx"])  # fmt: skip
+@pytest.mark.parametrize(
+    "file", ["mlp", "mlp/model_1.pt", "mlp/policy.pt", "mlp/policy.onnx", "gru/policy.pt", "gru/policy.onnx"]
+)
 def test_init_from_everything_that_holds_a_policy(teachers, file: str):
     torch.manual_seed(1)
     runner = DistillationRunner(PointEnv(), {**distillation_cfg(), "init_from": str(teachers / file)})
@@ -164,7 +166,7 @@ def test_a_student_becomes_the_policy_of_a_ppo_training_and_is_not_resumed_by_it
         (OnPolicyRunner(PointEnv(), ppo_cfg()), tmp_path / "model_0.pt"),
         (DistillationRunner(PointEnv(), distillation_cfg()), teachers / "mlp" / "model_1.pt"),
     ):
-        with pytest.raises(ValueError, match="holds another algorithm's training.*say init_from"):
+        with pytest.raises(ValueError, match=r"holds another algorithm's training.*say init_from"):
             other.resume(str(path))
 
 
