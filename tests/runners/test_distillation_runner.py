@@ -81,6 +81,23 @@ def test_a_list_gives_every_member_of_an_ensemble_its_checkpoint_but_for_those_o
     torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("described", [False, True])
+def test_exported_policies_in_a_list_are_members_of_an_ensemble(teachers, described: bool):
+    files = ["mlp/policy.pt", "mlp" if described else "mlp/policy.onnx"]
+    cfg = {**distillation_cfg(), "init_from": [str(teachers / file) for file in files]}
+    if described:
+        cfg["teacher"] = {"class_name": "TeacherEnsemble", "teachers": [cfg["teacher"]] * 2, "assignment": "blocks"}
+    runner = DistillationRunner(PointEnv(), cfg)
+    runner.learn(1)
+    obs = PointEnv(seed=4).get_observations()
+    first, second = (member(obs) for member in runner.alg.teacher.teachers)
+    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"init_from: 2 checkpoints and exported policies, .* describes 0"):
+        DistillationRunner(
+            PointEnv(), {**distillation_cfg(), "init_from": [cfg["init_from"][0], str(teachers / "mlp")]}
+        )
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
