@@ -483,15 +483,13 @@ class Distillation(Algorithm):
             env: The environment; ``num_envs`` and ``num_actions`` are used.
             cfg: Training dict in rsl_rl's shape: ``num_steps_per_env``, ``obs_groups``, and
                 ``algorithm``, ``student``, ``teacher`` with ``class_name`` and arguments. Where
-                ``init_from`` is an exported policy, that is the teacher.
+                ``init_from`` is an exported policy, that is the teacher; in a list, a member of the ensemble.
             device: Where to learn.
 
         Raises:
             ValueError: A key is missing, unknown or ill-typed.
         """
-        source = cfg.get("init_from")
-        if isinstance(source, str) and is_exported_policy(source):
-            cfg = {**cfg, "teacher": {"class_name": "ExportedPolicy", "path": source}}
+        cfg = _with_exported_teachers(cfg)
         sizes = {"student": env.num_actions, "teacher": env.num_actions}
         parts = Construction(obs, env, cfg, device, sizes, ["student", "teacher"])
         student, teacher = parts.build_model("student"), parts.build_model("teacher")
@@ -513,6 +511,30 @@ class Distillation(Algorithm):
     def reduce_parameters(self) -> None:
         """Average the gradients of all ranks; call it between the backward pass and the optimizer's step."""
         distributed.average_gradients(self._raw_student.parameters(), self.grad_reduce_bucket_mb)
+
+
+def _with_exported_teachers(cfg: dict[str, Any]) -> dict[str, Any]:
+    """Return a training dict whose teachers are the exported policies among ``init_from``."""
+    source = cfg.get("init_from") or []
+    exported = [
+        {"class_name": "ExportedPolicy", "path": path} if is_exported_policy(path) else None
+        for path in ([source] if isinstance(source, str) else source)
+    ]
+    if not any(exported):
+        return cfg
+    if isinstance(source, str):
+        return {**cfg, "teacher": exported[0]}
+    teacher = cfg.get("teacher") or {}
+    if "teachers" not in teacher and all(exported):
+        return {**cfg, "teacher": {"class_name": "TeacherEnsemble", "teachers": exported}}
+    members = teacher.get("teachers") or []
+    if len(members) != len(exported):
+        raise UserError(
+            f"init_from: {len(exported)} checkpoints and exported policies, "
+            f"but teacher.teachers describes {len(members)}"
+        )
+    chosen = [own or member for own, member in zip(exported, members, strict=True)]
+    return {**cfg, "teacher": {**teacher, "teachers": chosen}}
 
 
 def _refuse_unknown(algorithm_class: type, settings: dict[str, Any], path: str) -> None:

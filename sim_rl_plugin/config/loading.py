@@ -33,7 +33,7 @@ PROVIDED_TO_ADAPTER = ("task", "num_envs", "device", "seed", "render")
 CONSTRUCTION_KEYS = {"share_cnn_encoders": bool | None}
 
 # Top-level keys that every runner reads; the others are the business of train scripts.
-_RUNNERS_KEYS = ("num_steps_per_env", "save_interval", "obs_groups", "check_for_nan")
+_RUNNERS_KEYS = ("num_steps_per_env", "save_interval", "obs_groups", "check_for_nan", "init_from")
 
 # Keys that simulators put beside rsl_rl's own, for their train scripts.
 _OTHERS_KEYS = (
