@@ -97,7 +97,8 @@ class RNN(nn.Module):
             )
         output, memory = self.rnn(input.unsqueeze(0), self.hidden_state)
         # Mixed precision may give bfloat16; the memory outlives this pass, and has the type of the passes to come.
-        self.hidden_state = map_hidden_state(lambda part: part.to(self.rnn.weight_hh_l0.dtype), memory)
+        lasting = next(self.rnn.parameters()).dtype
+        self.hidden_state = map_hidden_state(lambda part: part.to(lasting), memory)
         return output
 
     def __getstate__(self) -> dict[str, Any]:

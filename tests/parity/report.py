@@ -95,8 +95,8 @@ def _checkpoints(differences: dict[str, dict[str, float]]) -> str:
         "",
         "*3 iterations of both runners*: `learn(3)` on the same environment. *Trained there*: two iterations by",
         "rsl_rl's runner, `save`, then `load` by both runners, which continue for three updates, optimizer included.",
-        "*Trained here*: the same with our runner's checkpoint. Each number is the largest of its row's quantities that have",
-        "the tolerance 1e-5 (*rollout*), and the distance of the parameters as above.",
+        "*Trained here*: the same with our runner's checkpoint. Each number is the largest of its row's quantities",
+        "that have the tolerance 1e-5 (*rollout*), and the distance of the parameters as above.",
         "",
         "| row | "
         + " | ".join(f"{label}: {what}" for label in _ORIGINS.values() for what in ("rollout", "parameters")),
