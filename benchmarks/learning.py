@@ -17,13 +17,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from circumstances import RESULTS, write_results
-from learning_tasks import Image, Maze, Memory, Reach, Task, Trot, mirrored_trot
+from learning_tasks import Image, Maze, Memory, Task, Trot, mirrored_trot
 
 from sim_rl_plugin.evaluation import EVALUATION_SEED_OFFSET, evaluate
 from sim_rl_plugin.plotting import Curve, draw_curves, new_figure, read_curve, save_figure
@@ -95,7 +95,6 @@ class Study:
     num_envs: int = 128
     threshold: float = SOLVED
     blind: bool = False
-    notes: dict[str, float] = field(default_factory=dict)
 
 
 def training_dict(seed: int) -> dict[str, Any]:
@@ -169,7 +168,7 @@ def studies() -> dict[str, Study]:
             {"obs_groups": {"actor": ["policy", "cue"], **told}},
             {"GRU": {"actor": GRU}, "MLP": {}},
             lambda outcomes: only_first_knows(outcomes, memory_limit),
-            iterations=60,
+            iterations=45,
             blind=True,
         ),
         "image": Study(
@@ -178,7 +177,7 @@ def studies() -> dict[str, Study]:
             {"obs_groups": {"actor": ["policy"], **told}},
             {"CNN": {"actor": CNN, "obs_groups": {"actor": ["policy", "camera"]}}, "blind MLP": {}},
             lambda outcomes: only_first_knows(outcomes, image_limit),
-            iterations=60,
+            iterations=32,
             blind=True,
         ),
         "sparse": Study(

@@ -243,7 +243,12 @@ class Trot(Task):
     def _start(self) -> dict[str, torch.Tensor]:
         clock = torch.randint(2 * self.num_stance, (self.num_envs,), generator=self._generator)
         feet = 0.5 * self.reach * self._uniform(4, 2)
-        return {"command": 0.5 * self._uniform(3), "feet": feet, "velocity": torch.zeros(self.num_envs, 3), "clock": clock}
+        return {
+            "command": 0.5 * self._uniform(3),
+            "feet": feet,
+            "velocity": torch.zeros(self.num_envs, 3),
+            "clock": clock,
+        }
 
     def _advance(self, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         feet = (self.state["feet"] + actions.view(-1, 4, 2)).clamp(-self.reach, self.reach)
@@ -298,4 +303,6 @@ def _mirrored_observation(rows: torch.Tensor, legs: list[int], x: float, y: floa
     command, velocity, feet, phase = rows.split((3, 3, 8, 2), dim=-1)
     # A turn changes its direction in each mirror. Each mirror also swaps the diagonal pairs: half a period later.
     signs = torch.tensor([x, y, x * y])
-    return torch.cat((command * signs, velocity * signs, _mirrored_feet(feet, legs, x, y, clock), phase * clock), dim=-1)
+    return torch.cat(
+        (command * signs, velocity * signs, _mirrored_feet(feet, legs, x, y, clock), phase * clock), dim=-1
+    )
