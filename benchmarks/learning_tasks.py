@@ -186,7 +186,7 @@ class Maze(Task):
     step_size = 0.4
 
     def __init__(
-        self, num_envs: int, seed: int = 0, length: float = 5.0, num_lanes: int = 4, max_episode_length: int = 120
+        self, num_envs: int, seed: int = 0, length: float = 14.0, num_lanes: int = 1, max_episode_length: int = 120
     ) -> None:
         self.length, self.num_lanes = length, num_lanes
         super().__init__(num_envs, 2, max_episode_length, seed)
