@@ -1,11 +1,11 @@
-"""Four small tasks, each of which needs one feature: memory, eyes, curiosity, symmetry.
+"""Three small tasks, each of which needs one feature: memory, eyes, symmetry.
 
 Every task trains the same PPO with and without the feature, with the same settings, seeds and number of steps, through
 the public runner. A return of 1 is the most that is possible. The final return is that of the deterministic policy,
 in episodes with starts of their own; the curves are training episodes, exploration included. The exit status is 1 if
 a claim does not hold.
 
-    python benchmarks/learning.py --tasks memory image sparse symmetric --seeds 0 1 2
+    python benchmarks/learning.py --tasks memory image symmetric --seeds 0 1 2
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from circumstances import RESULTS, circumstances, write_results
-from learning_tasks import Image, Maze, Memory, Task, Trot, mirrored_trot
+from learning_tasks import Image, Memory, Task, Trot, mirrored_trot
 
 from sim_rl_plugin.evaluation import EVALUATION_SEED_OFFSET, evaluate
 from sim_rl_plugin.plotting import Curve, draw_curves, new_figure, read_curve, save_figure
@@ -40,7 +40,6 @@ GAUSSIAN = {"class_name": "GaussianDistribution", "init_std": 0.6}
 MLP = {"class_name": "MLPModel", "hidden_dims": [32, 32], "activation": "elu", "obs_normalization": True}
 GRU = {**MLP, "class_name": "RNNModel", "rnn_type": "gru", "rnn_hidden_dim": 32}
 CNN = {**MLP, "class_name": "CNNModel", "cnn_cfg": {"output_channels": [8, 8], "kernel_size": 3, "stride": 2}}
-RND = {
     "num_outputs": 8, "predictor_hidden_dims": [32, 32], "target_hidden_dims": [32, 32], "learning_rate": 3e-4,
     "state_normalization": True, "reward_normalization": True, "weight": 0.5,
 }  # fmt: skip
@@ -142,12 +141,6 @@ def only_first_knows(outcomes: Outcomes, limit: float) -> bool:
     return solved(first) and all(outcome.final <= limit + CHANCE for other in others for outcome in other)
 
 
-def only_first_arrives(outcomes: Outcomes) -> bool:
-    """Say whether the first variant solves its task, and the others fail to with every seed."""
-    first, *others = outcomes.values()
-    return solved(first) and all(outcome.final < 0.5 for other in others for outcome in other)
-
-
 def first_is_faster(outcomes: Outcomes, threshold: float) -> bool:
     """Say whether the slowest seed of the first variant needs fewer steps than the fastest one of the others."""
     first, *others = ([outcome.steps_to(threshold) for outcome in group] for group in outcomes.values())
@@ -181,17 +174,6 @@ def studies() -> dict[str, Study]:
             iterations=32,
             blind=True,
         ),
-        "sparse": Study(
-            "PPO with RND finds what PPO does not: one reward at the end of a long corridor",
-            Maze,
-            {"algorithm": {"gamma": 0.99, "lam": 0.95, "entropy_coef": 0.01}},
-            {
-                "PPO + RND": {"algorithm": {"rnd_cfg": RND}, "obs_groups": {"rnd_state": ["policy"]}},
-                "PPO": {},
-            },
-            only_first_arrives,
-            iterations=40,
-        ),
         "symmetric": Study(
             "PPO with mirrored samples learns faster: a trot that looks the same from four sides",
             Trot,
@@ -216,9 +198,7 @@ def train(study: Study, label: str, seed: int) -> Outcome:
         runner = OnPolicyRunner(env, settings, folder, "cpu")
         runner.learn(study.iterations, init_at_random_ep_len=True)
         seconds = time.perf_counter() - start_s
-        # With RND the other metric counts the intrinsic reward, too.
-        metric = "Rnd/mean_extrinsic_reward" if settings["algorithm"].get("rnd_cfg") else "Train/mean_reward"
-        curve = read_curve(Path(folder) / "metrics.csv", label, "steps", metric)
+        curve = read_curve(Path(folder) / "metrics.csv", label, "steps", "Train/mean_reward")
     fresh = study.make_env(EVALUATION_ENVS, seed=seed + EVALUATION_SEED_OFFSET)
     return Outcome(evaluate(runner.get_inference_policy(), fresh, EVALUATION_ENVS).mean, curve, seconds)
 

@@ -176,47 +176,6 @@ class Image(Reach):
         return (255.0 * lines[:, 1].unsqueeze(-1) * lines[:, 0].unsqueeze(-2)).to(torch.uint8)
 
 
-class Maze(Task):
-    """A point in a winding corridor of lanes, with one reward of 1 at the far end.
-
-    Lane ``i`` is ``i <= y < i + 1`` and ``0 <= x <= length``; a gap of width 1 leads to the next one, at the far end
-    and at the near end in turn. The episode ends at the goal, in the last unit of the last lane.
-    """
-
-    step_size = 0.4
-
-    def __init__(
-        self, num_envs: int, seed: int = 0, length: float = 14.0, num_lanes: int = 1, max_episode_length: int = 120
-    ) -> None:
-        self.length, self.num_lanes = length, num_lanes
-        super().__init__(num_envs, 2, max_episode_length, seed)
-
-    def _start(self) -> dict[str, torch.Tensor]:
-        return {"position": 0.5 + 0.3 * self._uniform(2)}
-
-    def _advance(self, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        x, y = self.state["position"].unbind(-1)
-        lane = y.floor()
-        # Sideways first: a step is shorter than a gap is wide, so that no corner is cut by much.
-        x = (x + self.step_size * actions[:, 0]).clamp(0.0, self.length)
-        goes_up, goes_down = self._in_gap(x, lane), self._in_gap(x, lane - 1)
-        # A wall stops just below the next lane, so that the floor is still this lane's.
-        lower = torch.where(goes_down & (lane > 0), lane - 1, lane)
-        upper = torch.where(goes_up & (lane < self.num_lanes - 1), lane + 2, lane + 1) - 1e-3
-        y = (y + self.step_size * actions[:, 1]).clamp(lower, upper)
-        self.state["position"] = torch.stack((x, y), dim=-1)
-        at_goal = (y >= self.num_lanes - 1) & self._in_gap(x, torch.full_like(y, self.num_lanes - 1))
-        return at_goal.float(), at_goal
-
-    def _in_gap(self, x: torch.Tensor, lane: torch.Tensor) -> torch.Tensor:
-        """Say whether ``x`` is below the gap that leads up from a lane."""
-        return torch.where(lane % 2 == 0, x > self.length - 1.0, x < 1.0)
-
-    def _groups(self) -> dict[str, torch.Tensor]:
-        size = torch.tensor([self.length, float(self.num_lanes)])
-        return {"policy": 2.0 * self.state["position"] / size - 1.0}
-
-
 class Trot(Task):
     """A body on four legs that trots in the plane at a commanded velocity.
 

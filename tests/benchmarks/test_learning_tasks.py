@@ -9,10 +9,10 @@ import torch
 from sim_rl_plugin.env import check_env
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from learning_tasks import Image, Maze, Memory, Reach, Trot, mirrored_trot
+from learning_tasks import Image, Memory, Reach, Trot, mirrored_trot
 
 
-@pytest.mark.parametrize("task", [Memory, Image, Maze, Trot])
+@pytest.mark.parametrize("task", [Memory, Image, Trot])
 def test_a_task_keeps_the_contract(task):
     assert check_env(task(8)) == []
 
