@@ -54,6 +54,7 @@ bench: .venv-peer/installed
 	$(PEER)/python benchmarks/startup.py
 	$(PEER)/python benchmarks/simulation.py
 	$(PEER)/python benchmarks/time_to_reward.py
+	$(PEER)/python benchmarks/learning.py
 	$(PEER)/python benchmarks/tables.py
 
 parity: .venv-peer/installed
