@@ -40,9 +40,6 @@ GAUSSIAN = {"class_name": "GaussianDistribution", "init_std": 0.6}
 MLP = {"class_name": "MLPModel", "hidden_dims": [32, 32], "activation": "elu", "obs_normalization": True}
 GRU = {**MLP, "class_name": "RNNModel", "rnn_type": "gru", "rnn_hidden_dim": 32}
 CNN = {**MLP, "class_name": "CNNModel", "cnn_cfg": {"output_channels": [8, 8], "kernel_size": 3, "stride": 2}}
-    "num_outputs": 8, "predictor_hidden_dims": [32, 32], "target_hidden_dims": [32, 32], "learning_rate": 3e-4,
-    "state_normalization": True, "reward_normalization": True, "weight": 0.5,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
