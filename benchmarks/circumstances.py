@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -46,6 +47,9 @@ def write_results(name: str, results: dict[str, Any]) -> Path:
     """Write ``results/<name>.json`` and return its path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(circumstances() | results, indent=2) + "\n")
+    text = json.dumps(circumstances() | results, indent=2)
+    # A list of numbers on one line: a curve is nothing to read point by point.
+    text = re.sub(r"\[(?:[-\d.,\se]|null)*\]", lambda found: " ".join(found[0].split()), text)
+    path.write_text(text + "\n")
     print(f"written to {path}")
     return path

@@ -176,6 +176,39 @@ class Image(Reach):
         return (255.0 * lines[:, 1].unsqueeze(-1) * lines[:, 0].unsqueeze(-2)).to(torch.uint8)
 
 
+class Valley(Task):
+    """A cart in a valley, too weak to drive straight up the hill on the right, where the only reward is.
+
+    The shape is that of the mountain car (Moore 1990) with a quarter of the usual force: the cart has to swing many
+    times. The goal gives 1 and ends the episode; driving costs a tenth of that for full force throughout, so that
+    whoever has not found the goal does best by standing still.
+    """
+
+    force = 0.000375
+    gravity = 0.0025
+    goal = 0.45
+    full_effort = 0.1
+
+    def __init__(self, num_envs: int, seed: int = 0) -> None:
+        super().__init__(num_envs, 1, 500, seed)
+
+    def _start(self) -> dict[str, torch.Tensor]:
+        return {"position": -0.5 + 0.1 * self._uniform(), "speed": torch.zeros(self.num_envs)}
+
+    def _advance(self, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        drive, position = actions[:, 0], self.state["position"]
+        speed = self.state["speed"] + self.force * drive - self.gravity * torch.cos(3.0 * position)
+        position = position + speed
+        at_wall = position < -1.2
+        self.state |= {"position": position.clamp(min=-1.2), "speed": torch.where(at_wall, 0.0, speed)}
+        at_goal = position >= self.goal
+        return at_goal.float() - self.full_effort / self.max_episode_length * drive.square(), at_goal
+
+    def _groups(self) -> dict[str, torch.Tensor]:
+        # Both about one near the top.
+        return {"policy": torch.stack((self.state["position"] + 0.5, 20.0 * self.state["speed"]), dim=-1)}
+
+
 class Trot(Task):
     """A body on four legs that trots in the plane at a commanded velocity.
 
