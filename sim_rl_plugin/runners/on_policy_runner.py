@@ -292,7 +292,8 @@ class OnPolicyRunner:
         self._load(contents, path, load_cfg, strict)
         return contents.get("infos")
 
-    def _load(self, contents: dict[str, Any], path: str, load_cfg: dict[str, bool] | None, strict: bool) -> None:
+    def _load(self, contents: dict[str, Any], path: str, load_cfg: dict[str, bool] | None, strict: bool) -> bool:
+        """Load models and optimizer, and return whether the training's counter came with them."""
         check_layout(contents, self.env)
         with _explained(path):
             load_iteration = self.alg.load(contents, load_cfg, strict)
@@ -300,6 +301,7 @@ class OnPolicyRunner:
         if load_iteration:
             self.current_learning_iteration = contents["iter"]
             self.completed_iterations = contents["iter"] + 1
+        return load_iteration
 
     def resume(self, path: str) -> None:
         """Continue the training that wrote a checkpoint as if it had never stopped.
@@ -312,7 +314,11 @@ class OnPolicyRunner:
         """
         # On the CPU: models copy to their device, and simulators expect plain host data.
         contents = load_checkpoint(path, "cpu")
-        self._load(contents, path, None, strict=True)
+        if self._load(contents, path, None, strict=True) is False:
+            raise UserError(
+                f"{path} holds another algorithm's training, which {type(self.alg).__name__} cannot continue: "
+                "say init_from to start from its policy"
+            )
         state = contents.get("sim_rl")
         if state is None:
             self.completed_iterations = self.current_learning_iteration + 1
