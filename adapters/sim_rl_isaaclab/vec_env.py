@@ -142,7 +142,9 @@ class IsaacLabVecEnv(VecEnv):
     def state_dict(self) -> dict[str, Any]:
         """Return what outlives an episode: step counters, by which curricula go, and the terrain levels."""
         state: dict[str, Any] = {
-            "counters": {name: int(getattr(self.unwrapped, name)) for name in _COUNTERS if hasattr(self.unwrapped, name)}
+            "counters": {
+                name: int(getattr(self.unwrapped, name)) for name in _COUNTERS if hasattr(self.unwrapped, name)
+            }
         }
         terrain = _graded_terrain(self.unwrapped)
         if terrain is not None:
