@@ -33,6 +33,8 @@ class OnPolicyRunner(runners.OnPolicyRunner):
             ValueError: The training dict has a missing, unknown or ill-typed key.
         """
         super().__init__(wrap(env) or env, train_cfg, log_dir, device)
+        # Where rsl_rl 2.3 to 3.3 had both networks.
+        self.alg.policy = NetworksOf(self.alg)  # type: ignore[attr-defined]
 
     def get_inference_policy(self, device: str | None = None) -> nn.Module:
         """Return the policy; it takes the plain tensor of Isaac Lab 2.2's wrapper, too."""
@@ -42,13 +44,6 @@ class OnPolicyRunner(runners.OnPolicyRunner):
     def obs_normalizer(self) -> nn.Module:
         """Normaliser of the policy's observations, which Isaac Lab 2.2 exports beside the network."""
         return self.alg.get_policy().obs_normalizer
-
-    def __getattribute__(self, name: str) -> Any:
-        found = super().__getattribute__(name)
-        # `runner.alg.policy` is where rsl_rl 2.3 to 3.3 had both networks.
-        if name == "alg" and not hasattr(found, "policy"):
-            found.policy = NetworksOf(found)
-        return found
 
 
 class DistillationRunner(OnPolicyRunner):

@@ -85,7 +85,7 @@ class _RunnersFinder(importlib.abc.MetaPathFinder):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         if spec is not None and spec.loader is not None:
-            spec.loader = _RunnersLoader(spec.loader)  # type: ignore[arg-type]
+            spec.loader = _RunnersLoader(spec.loader)
         return spec
 
 

@@ -244,7 +244,7 @@ def _flat(observations: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
 
 def _scalars(log: Mapping[str, Any]) -> dict[str, Any]:
     """Return numbers and tensors of a log, copied; curricula may also put other things there."""
-    kept = {}
+    kept: dict[str, Any] = {}
     for name, value in log.items():
         if isinstance(value, torch.Tensor):
             kept[name] = value.detach().clone()
