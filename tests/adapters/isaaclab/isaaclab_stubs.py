@@ -6,6 +6,7 @@ version 2, or the folder with the package ``isaaclab`` of version 3, which needs
 
 from __future__ import annotations
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import os
@@ -75,6 +76,8 @@ class _Module(ModuleType):
             raise AttributeError(name)
         if (self.__name__, name) == ("carb.settings", "get_settings"):
             return _Settings
+        if (self.__name__, name) == ("carb", "settings"):
+            return importlib.import_module("carb.settings")
         value = type(name, (_Nothing,), {"__module__": self.__name__})
         setattr(self, name, value)
         return value
