@@ -34,9 +34,18 @@ def sim_rl_default_config(adapter: str, task: str, settings: Mapping[str, Any]) 
     from sim_rl_plugin.registry import check_requirements
 
     check_requirements("adapters", ENTRY)
-    from sim_rl_isaaclab.settings import training_settings
+    from sim_rl_plugin.errors import UserError
 
-    return training_settings(task, settings)
+    try:
+        from sim_rl_isaaclab.settings import training_settings
+
+        return training_settings(task, settings)
+    except UserError:
+        raise
+    except Exception as error:
+        # Going on with other settings than the task's would be worse than not going on.
+        reason = " ".join(str(error).split())
+        raise UserError(f"the settings of Isaac Lab's task {task!r} cannot be read: {type(error).__name__}: {reason}") from error
 
 
 @hookimpl

@@ -45,7 +45,14 @@ def make_importable() -> None:
     sys.path[:0] = [path for path in paths if path not in sys.path]
 
 
-class _Nothing:
+class _AnyAttribute(type):
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Nothing
+
+
+class _Nothing(metaclass=_AnyAttribute):
     """Can be called, subscripted, subclassed and iterated, and does nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -78,7 +85,7 @@ class _Module(ModuleType):
             return _Settings
         if (self.__name__, name) == ("carb", "settings"):
             return importlib.import_module("carb.settings")
-        value = type(name, (_Nothing,), {"__module__": self.__name__})
+        value = _AnyAttribute(name, (_Nothing,), {"__module__": self.__name__})
         setattr(self, name, value)
         return value
 
