@@ -15,7 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-SIMULATORS_OWN = ("carb", "omni", "isaacsim", "usdrt")
+# torchvision too: it only scales pictures in one task's environment, and fits few builds of torch.
+SIMULATORS_OWN = ("carb", "omni", "isaacsim", "usdrt", "torchvision")
 
 
 def folder() -> Path | None:
@@ -47,7 +48,7 @@ def make_importable() -> None:
 
 class _AnyAttribute(type):
     def __getattr__(cls, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("_"):
             raise AttributeError(name)
         return _Nothing
 
