@@ -69,15 +69,15 @@ class _RobotOfTheTask(PointEnv):
     """Observations and actions of a plausible size, and what mirror functions ask an environment for."""
 
     def __init__(self, groups: dict[str, tuple[int, ...]], num_actions: int) -> None:
-        super().__init__(num_envs=4, num_actions=num_actions, max_episode_length=8)
+        super().__init__(num_envs=16, num_actions=num_actions, max_episode_length=8)
         self._groups = groups
         self.unwrapped = self
         terms = ["height_scan"] if groups["policy"] == (235,) else []
         self.observation_manager = SimpleNamespace(active_terms={"policy": terms}, cfg=_Anything())
 
     def get_observations(self) -> TensorDict:
-        values = {name: torch.randn(4, *shape) for name, shape in self._groups.items()}
-        return TensorDict(values, batch_size=[4])
+        values = {name: torch.randn(16, *shape) for name, shape in self._groups.items()}
+        return TensorDict(values, batch_size=[16])
 
 
 class _Anything:
@@ -117,10 +117,10 @@ def test_every_runner_config_loads_migrates_and_builds(task: str, key: str) -> N
         runner.alg.teacher_loaded = True
     elif config.algorithm.get("symmetry_cfg"):
         assert runner.alg.symmetry is not None
-        # The task's own function: 2 images of a cart, 4 of a quadruped, of 4 robots.
+        # The task's own function: 2 images of a cart, 4 of a quadruped, of 16 robots.
         obs = runner.env.get_observations()
         mirrored, _ = runner.alg.symmetry.data_augmentation_func(env=runner.env, obs=obs, actions=None)
-        assert mirrored.batch_size[0] == (8 if "artpole" in task else 16)
+        assert mirrored.batch_size[0] == (32 if "artpole" in task else 64)
     runner.learn(1)
 
 
