@@ -4,6 +4,8 @@
 version 2, or the folder with the package ``isaaclab`` of version 3, which needs no stubs.
 """
 
+from __future__ import annotations
+
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -12,8 +14,6 @@ import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-import torch
 
 # torchvision too: it only scales pictures in one task's environment, and fits few builds of torch.
 SIMULATORS_OWN = ("carb", "omni", "isaacsim", "usdrt", "torchvision")
@@ -44,24 +44,6 @@ def make_importable() -> None:
         if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
             sys.meta_path.insert(0, _Finder())
     sys.path[:0] = [path for path in paths if path not in sys.path]
-
-
-@torch.jit.ignore
-def _compute_heading_and_up(
-    a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, d: torch.Tensor, e: torch.Tensor, f: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    raise AssertionError("no physics here")
-
-
-@torch.jit.ignore
-def _compute_rot(
-    a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, d: torch.Tensor, e: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    raise AssertionError("no physics here")
-
-
-# Functions of Isaac Sim that a task compiles with TorchScript when its module is imported.
-_SCRIPTED = {"compute_heading_and_up": _compute_heading_and_up, "compute_rot": _compute_rot}
 
 
 class _AnyAttribute(type):
@@ -104,8 +86,6 @@ class _Module(ModuleType):
             return _Settings
         if (self.__name__, name) == ("carb", "settings"):
             return importlib.import_module("carb.settings")
-        if name in _SCRIPTED:
-            return _SCRIPTED[name]
         value = _AnyAttribute(name, (_Nothing,), {"__module__": self.__name__})
         setattr(self, name, value)
         return value
