@@ -45,7 +45,9 @@ def sim_rl_default_config(adapter: str, task: str, settings: Mapping[str, Any]) 
     except Exception as error:
         # Going on with other settings than the task's would be worse than not going on.
         reason = " ".join(str(error).split())
-        raise UserError(f"the settings of Isaac Lab's task {task!r} cannot be read: {type(error).__name__}: {reason}") from error
+        raise UserError(
+            f"the settings of Isaac Lab's task {task!r} cannot be read: {type(error).__name__}: {reason}"
+        ) from error
 
 
 @hookimpl

@@ -110,7 +110,11 @@ class StandInEnv(gymnasium.Env):
         if self.cfg.groups == "plain":
             return {"policy": policy}
         pictures = (self.position.abs().amax(dim=-1) * 100).clamp(0, 255).view(-1, 1, 1, 1).expand(-1, 6, 8, 3)
-        terms = {"rgb": pictures.to(torch.uint8), "depth": pictures[..., :1] / 100, "range": self.position[:, 0].double()}
+        terms = {
+            "rgb": pictures.to(torch.uint8),
+            "depth": pictures[..., :1] / 100,
+            "range": self.position[:, 0].double(),
+        }
         return {"policy": policy, "camera": terms}
 
 
