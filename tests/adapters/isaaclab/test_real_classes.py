@@ -100,7 +100,9 @@ def _robot(config: RunConfig) -> _RobotOfTheTask:
         is_image = "CNN" in str(model.get("class_name"))
         for name in names:
             groups[name] = (
-                (3, 32, 32) if is_image and name not in ("policy", "critic") or is_image else groups.get(name, (size,))
+                (3, 32, 32)
+                if (is_image and name not in ("policy", "critic")) or is_image
+                else groups.get(name, (size,))
             )
     return _RobotOfTheTask(groups, num_actions)
 

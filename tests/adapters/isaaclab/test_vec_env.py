@@ -15,6 +15,7 @@ from isaaclab_stand_in import RslRlVecEnvWrapper, StandInEnv, task_cfg
 from sim_rl_isaaclab.recognition import wrap
 from sim_rl_isaaclab.runners import OnPolicyRunner
 from sim_rl_isaaclab.vec_env import IsaacLabVecEnv
+
 from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.testing import VecEnvContract
