@@ -31,7 +31,7 @@ from isaaclab_stand_in import StandInEnv as _StandInEnv, task_cfg
 from isaaclab import journal
 
 class StandInEnv(_StandInEnv):
-    def __init__(self, cfg, render_mode=None):
+    def __init__(self, cfg, render_mode=None, **kwargs):
         journal.add(f"env {cfg.scene.num_envs} {cfg.sim.device} seed {cfg.seed} final {cfg.compute_final_obs} "
                     f"steps {cfg.episode_steps} render {render_mode}")
         super().__init__(cfg, render_mode)

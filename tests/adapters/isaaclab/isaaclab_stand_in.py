@@ -35,7 +35,7 @@ def task_cfg(**changes: Any) -> SimpleNamespace:
 class StandInEnv(gymnasium.Env):
     """Points on a line that are pushed; terminates at the border, truncates after ``episode_steps``."""
 
-    def __init__(self, cfg: Any, render_mode: str | None = None) -> None:
+    def __init__(self, cfg: Any, render_mode: str | None = None, **kwargs: Any) -> None:
         self.cfg = cfg
         self.render_mode = render_mode
         self.num_envs = cfg.scene.num_envs

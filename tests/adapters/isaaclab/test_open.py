@@ -186,5 +186,5 @@ def test_settings_are_ours_or_rsl_rls_or_the_users_choice() -> None:
     assert tasks.settings_key(keys, "T", None) == "sim_rl_cfg_entry_point"
     assert tasks.settings_key(keys[:2], "T", None) == "rsl_rl_cfg_entry_point"
     assert tasks.settings_key(keys[:1], "T", None) is None
-    with pytest.raises(UserError, match="unknown env.agent of T: 'skrl_cfg_entry_point'"):
+    with pytest.raises(UserError, match=r"unknown env\.agent of T: 'skrl_cfg_entry_point'"):
         tasks.settings_key(keys, "T", "skrl_cfg_entry_point")

@@ -99,11 +99,7 @@ def _robot(config: RunConfig) -> _RobotOfTheTask:
         model = getattr(config, section, None) or {}
         is_image = "CNN" in str(model.get("class_name"))
         for name in names:
-            groups[name] = (
-                (3, 32, 32)
-                if (is_image and name not in ("policy", "critic")) or is_image
-                else groups.get(name, (size,))
-            )
+            groups[name] = (3, 32, 32) if is_image else groups.get(name, (size,))
     return _RobotOfTheTask(groups, num_actions)
 
 
