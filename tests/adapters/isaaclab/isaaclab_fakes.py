@@ -54,7 +54,8 @@ class _Base:
             "resume": False, "load_run": ".*",
             "policy": {"class_name": "ActorCritic", "init_noise_std": 0.5, "actor_hidden_dims": [16],
                        "critic_hidden_dims": [16], "activation": "elu"},
-            "algorithm": {"class_name": "PPO", "num_learning_epochs": 1, "num_mini_batches": 1, "learning_rate": self.rate},
+            "algorithm": {"class_name": "PPO", "num_learning_epochs": 1, "num_mini_batches": 1,
+                          "learning_rate": self.rate},
         }
 
 class Agent(_Base):
