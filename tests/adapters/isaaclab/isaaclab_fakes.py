@@ -49,7 +49,8 @@ _AGENTS = """
 class _Base:
     def to_dict(self):
         return {
-            "seed": 42, "device": "cuda:0", "num_steps_per_env": 4, "max_iterations": 2, "empirical_normalization": False,
+            "seed": 42, "device": "cuda:0", "num_steps_per_env": 4, "max_iterations": 2,
+            "empirical_normalization": False,
             "obs_groups": {}, "clip_actions": 1.0, "save_interval": 50, "experiment_name": "point", "logger": "wandb",
             "resume": False, "load_run": ".*",
             "policy": {"class_name": "ActorCritic", "init_noise_std": 0.5, "actor_hidden_dims": [16],
