@@ -182,7 +182,7 @@ def _convolution(
 
 
 def _same_border(size: tuple[int, int], kernel_size: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Return the border, in pixels, with which the output is the input divided by the stride, rounded up.
+    """Return the border, in pixels, with which the output is the input divided by the stride, rounded down.
 
     Where no border is needed rsl_rl computes a negative one and fails; here it is zero.
     """
