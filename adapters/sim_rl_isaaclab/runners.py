@@ -56,6 +56,7 @@ class PolicyOfTensors(nn.Module):
     def __init__(self, policy: nn.Module) -> None:
         super().__init__()
         self.policy = policy
+        self.eval()
 
     def forward(self, obs: TensorDictBase | torch.Tensor) -> torch.Tensor:
         """Return actions ``(n, a)``.

@@ -17,7 +17,8 @@ from sim_rl_isaaclab.launch import (
     starts_before_configurations,
 )
 from sim_rl_isaaclab.tasks import check_task, settings_key
-from sim_rl_plugin.errors import UserError
+from sim_rl_plugin.config.schema import MODEL_SECTIONS
+from sim_rl_plugin.errors import UserError, unknown_name
 
 # Of a configuration for rsl_rl, what is about training. Devices, loggers and checkpoints to load are the
 # business of whoever starts the training.
@@ -42,6 +43,8 @@ _TRAINING_KEYS = (
     "torch_compile_mode",
     "check_for_nan",
 )
+
+_KEYS_FOR_RSL_RL_4 = ("stochastic", "init_noise_std", "noise_std_type", "state_dependent_std")
 
 # Keys of the environment's configuration that are settings of ours.
 _OURS = {"env.scene.num_envs": "num_envs", "env.sim.device": "device", "env.seed": "seed"}
@@ -76,9 +79,21 @@ def training_settings(task: str, settings: Mapping[str, Any]) -> dict[str, Any] 
     env_cfg, agent_cfg = configurations(task, options.get("agent"), options.get("overrides") or ())
     if agent_cfg is None:
         return None
-    found = as_dict(agent_cfg)
+    found = _without_old_keys(as_dict(agent_cfg))
     layer = {key: value for key, value in found.items() if key in _TRAINING_KEYS}
     return {**layer, "num_envs": int(env_cfg.scene.num_envs)}
+
+
+def _without_old_keys(found: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what Isaac Lab 3 writes into every model section for rsl_rl 4, also for a model of a task's own.
+
+    Its own scripts do so, too. For rsl_rl's models the core does it, and says what the keys become.
+    """
+    for section in MODEL_SECTIONS:
+        model = found.get(section)
+        if isinstance(model, dict) and not (model.get("stochastic") is True and not model.get("distribution_cfg")):
+            found[section] = {key: value for key, value in model.items() if key not in _KEYS_FOR_RSL_RL_4}
+    return found
 
 
 def prepare(options: LaunchOptions) -> None:
@@ -154,7 +169,25 @@ def _register(task: str) -> dict[str, Any]:
 
 def _resolve(utils: Any, name: str, key: str | None, overrides: list[str]) -> tuple[Any, Any]:
     """Isaac Lab 3: presets first, then single values, by its own function."""
-    return utils.resolve_task_config(name, key, overrides=overrides)
+    env_cfg, agent_cfg = utils.resolve_task_config(name, key, overrides=overrides)
+    for text in overrides:
+        path = text.partition("=")[0]
+        if path.startswith("env."):
+            _check_path(env_cfg, path)
+    return env_cfg, agent_cfg
+
+
+def _check_path(cfg: Any, path: str) -> None:
+    """Refuse a path that Isaac Lab 3 has made itself: it sets attributes that do not exist.
+
+    Raises:
+        UserError: Names the key and the nearest one.
+    """
+    for name in path.split(".")[1:]:
+        fields = cfg if isinstance(cfg, Mapping) else getattr(type(cfg), "__dataclass_fields__", None)
+        if fields is not None and name not in fields and not hasattr(type(cfg), name):
+            raise unknown_name("key", path, [path.rpartition(name)[0] + field for field in fields], "(env.overrides)")
+        cfg = cfg.get(name) if isinstance(cfg, Mapping) else getattr(cfg, name, None)
 
 
 def _compose(utils: Any, name: str, key: str | None, overrides: list[str]) -> tuple[Any, Any]:

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 # torchvision too: it only scales pictures in one task's environment, and fits few builds of torch.
-SIMULATORS_OWN = ("carb", "omni", "isaacsim", "usdrt", "torchvision")
+STUBS = {2: ("carb", "omni", "isaacsim", "usdrt", "torchvision"), 3: ("torchvision",)}
 
 
 def folder() -> Path | None:
@@ -41,8 +41,8 @@ def make_importable() -> None:
         paths = [str(root)]
     else:
         paths = [str(path) for path in sorted(root.glob("isaaclab*"))]
-        if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-            sys.meta_path.insert(0, _Finder())
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
     sys.path[:0] = [path for path in paths if path not in sys.path]
 
 
@@ -93,7 +93,7 @@ class _Module(ModuleType):
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        if name.partition(".")[0] in SIMULATORS_OWN or name == "pxr.PhysxSchema":
+        if name.partition(".")[0] in STUBS[generation()] or (generation() == 2 and name == "pxr.PhysxSchema"):
             return importlib.machinery.ModuleSpec(name, self, is_package=True)
         return None
 

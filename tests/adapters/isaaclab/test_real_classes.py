@@ -61,7 +61,12 @@ def test_the_source_text_tells_what_the_registry_holds() -> None:
         if "env_cfg_entry_point" in spec.kwargs
     }
     read = {task: {key for key in keys if key.startswith("rsl_rl")} for task, keys in tasks.registrations().items()}
-    assert {task: read[task] for task in real} == real
+    older_names = set(real) - set(read)
+    assert {task: read[task] for task in real if task in read} == {t: k for t, k in real.items() if t in read}
+    # What is not read off can be opened all the same; 2.3 has nothing of the kind.
+    assert not older_names or isaaclab_stubs.generation() == 3
+    for task in older_names:
+        tasks.check_task(task)
     assert len(tasks.task_names()) >= 80
 
 
@@ -79,6 +84,8 @@ class _RobotOfTheTask(PointEnv):
         self._groups = groups
         self.unwrapped = self
         terms = ["height_scan"] if groups["policy"] == (235,) else []
+        joints = [f"{leg}_{joint}" for joint in ("HAA", "HFE", "KFE") for leg in ("LF", "LH", "RF", "RH")]
+        self.scene = {"robot": SimpleNamespace(joint_names=joints)}
         self.observation_manager = SimpleNamespace(active_terms={"policy": terms}, cfg=_Anything())
 
     def get_observations(self) -> TensorDict:
@@ -132,8 +139,7 @@ def test_every_runner_config_loads_migrates_and_builds(task: str, key: str) -> N
 
 
 def _raw_agent(task: str, key: str) -> dict[str, Any]:
-    loaded = importlib.import_module("isaaclab_tasks.utils.parse_cfg").load_cfg_from_registry(task, key)
-    return settings.as_dict(loaded)
+    return settings.as_dict(settings.configurations(task, key)[1])
 
 
 def _check_networks(runner: Any, raw: dict[str, Any]) -> None:
@@ -145,6 +151,8 @@ def _check_networks(runner: Any, raw: dict[str, Any]) -> None:
         if model is None:
             continue
         described = raw.get(section)
+        if ":" in (described or {}).get("class_name", ""):
+            continue  # a model of the task's own
         hidden = policy[f"{section}_hidden_dims"] if old_style else described["hidden_dims"]
         linear = [module for module in model.mlp if isinstance(module, torch.nn.Linear)]
         assert [layer.out_features for layer in linear[:-1]] == list(hidden)
@@ -176,7 +184,10 @@ def test_hydra_overrides_change_the_environments_configuration() -> None:
         ("env.scene.num_envs=7", "env.scene.num_envs is set by num_envs=7"),
         ("env.seed=7", "env.seed is set by seed=7"),
         ("agent.algorithm.gamma=0.9", "stand for themselves: algorithm.gamma=0.9"),
-        ("env.episode_lengthy_s=2", r"env.overrides \['env.episode_lengthy_s=2'\] do not fit task"),
+        (
+            "env.episode_lengthy_s=2",
+            r"env.overrides \['env.episode_lengthy_s=2'\] do not fit task|did you mean 'env.episode_length_s'",
+        ),
     ],
 )
 def test_overrides_that_do_not_fit(override: str, message: str) -> None:

@@ -18,7 +18,6 @@ from sim_rl_plugin.errors import UserError
 pytest.importorskip("gymnasium")
 
 from isaaclab_stand_in import RslRlVecEnvWrapper, StandInEnv, task_cfg
-from sim_rl_isaaclab import takeover
 from sim_rl_isaaclab.runners import DistillationRunner, OnPolicyRunner
 
 _SCRIPT = """
