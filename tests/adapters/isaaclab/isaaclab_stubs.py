@@ -37,10 +37,7 @@ def make_importable() -> None:
     """Put the packages on the path, and for version 2 the stubs in place of Isaac Sim."""
     root = folder()
     assert root is not None
-    if generation() == 3:
-        paths = [str(root)]
-    else:
-        paths = [str(path) for path in sorted(root.glob("isaaclab*"))]
+    paths = [str(root)] if generation() == 3 else [str(path) for path in sorted(root.glob("isaaclab*"))]
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
     sys.path[:0] = [path for path in paths if path not in sys.path]

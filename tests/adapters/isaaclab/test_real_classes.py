@@ -98,15 +98,23 @@ class _Anything:
         return _Anything()
 
 
+def _is_convolutional(config: RunConfig, section: str) -> bool:
+    return "CNN" in str((getattr(config, section, None) or {}).get("class_name"))
+
+
 def _robot(config: RunConfig) -> _RobotOfTheTask:
     cartpole = "artpole" in config.task
     size, num_actions = (4, 1) if cartpole else ((48, 12) if "Flat" in config.task else (235, 12))
     groups = {"policy": (size,), "critic": (size + 3,), "teacher": (size + 5,)}
+    dims = (config.actor or {}).get("task_action_dims")
+    num_actions = sum(dims) if dims else num_actions
+    flat_readers = [names for section, names in config.obs_groups.items() if not _is_convolutional(config, section)]
     for section, names in config.obs_groups.items():
-        model = getattr(config, section, None) or {}
-        is_image = "CNN" in str(model.get("class_name"))
         for name in names:
-            groups[name] = (3, 32, 32) if is_image else groups.get(name, (size,))
+            is_only_reader = not any(name in others for others in flat_readers)
+            looks_like_one = len(names) == 1 or any(part in name for part in ("image", "camera", "rgb", "depth"))
+            is_image = _is_convolutional(config, section) and is_only_reader and looks_like_one
+            groups[name] = (3, 64, 64) if is_image else groups.get(name, (size,))
     return _RobotOfTheTask(groups, num_actions)
 
 
@@ -120,7 +128,7 @@ def test_every_runner_config_loads_migrates_and_builds(task: str, key: str) -> N
     assert config.clip_actions == raw.get("clip_actions")
     assert config.algorithm["gamma"] == raw["algorithm"]["gamma"] if "gamma" in raw["algorithm"] else True
     assert config.num_envs > 1
-    class_name = raw["algorithm"]["class_name"]
+    class_name = raw["algorithm"]["class_name"].rpartition(":")[2]
     small = {**config.to_dict(), "num_steps_per_env": 4, "console": False}
     torch.manual_seed(0)
     runner = (DistillationRunner if class_name == "Distillation" else OnPolicyRunner)(_robot(config), small)
