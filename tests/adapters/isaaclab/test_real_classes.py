@@ -79,6 +79,8 @@ def test_isaac_lab_2_3_ships_111_settings() -> None:
 class _RobotOfTheTask(PointEnv):
     """Observations and actions of a plausible size, and what mirror functions ask an environment for."""
 
+    has_task_encoding = False
+
     def __init__(self, groups: dict[str, tuple[int, ...]], num_actions: int) -> None:
         super().__init__(num_envs=16, num_actions=num_actions, max_episode_length=8)
         self._groups = groups
@@ -90,6 +92,8 @@ class _RobotOfTheTask(PointEnv):
 
     def get_observations(self) -> TensorDict:
         values = {name: torch.randn(16, *shape) for name, shape in self._groups.items()}
+        if self.has_task_encoding:
+            values["policy"][:, :3] = torch.eye(3)[torch.arange(16) % 3]
         return TensorDict(values, batch_size=[16])
 
 
@@ -115,7 +119,9 @@ def _robot(config: RunConfig) -> _RobotOfTheTask:
             looks_like_one = len(names) == 1 or any(part in name for part in ("image", "camera", "rgb", "depth"))
             is_image = _is_convolutional(config, section) and is_only_reader and looks_like_one
             groups[name] = (3, 64, 64) if is_image else groups.get(name, (size,))
-    return _RobotOfTheTask(groups, num_actions)
+    robot = _RobotOfTheTask(groups, num_actions)
+    robot.has_task_encoding = dims is not None
+    return robot
 
 
 @pytest.mark.parametrize(("task", "key"), agents())
