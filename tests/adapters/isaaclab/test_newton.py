@@ -25,13 +25,14 @@ from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.testing import VecEnvContract
 
 isaaclab_stubs.make_importable()
-from sim_rl_isaaclab.open import open_task
 
 pytestmark = pytest.mark.slow
 
 
 @contextmanager
 def _opened(kind: str, num_envs: int = 6, **options) -> Iterator[VecEnv]:
+    from sim_rl_isaaclab.open import open_task
+
     with open_task(f"newton_cartpole:Newton-Cartpole-{kind}", num_envs=num_envs, device="cpu", **options) as env:
         yield env
 
@@ -77,10 +78,10 @@ def _run(folder: Path, *arguments: str) -> str:
 
 
 def test_one_command_trains_with_the_tasks_settings(tmp_path: Path) -> None:
-    output = _run(
-        tmp_path, "-m", "sim_rl_plugin", "train", "--sim", "isaaclab",
-        "--task", "newton_cartpole:Newton-Cartpole-Direct", "--device", "cpu", "--run-dir", "run", "--eval-episodes", "2", "--no-video", "logger=[csv]",
-    )  # fmt: skip
+    options = {"--sim": "isaaclab", "--device": "cpu", "--run-dir": "run", "--eval-episodes": "2"}
+    arguments = [text for option in options.items() for text in option]
+    task = "newton_cartpole:Newton-Cartpole-Direct"
+    output = _run(tmp_path, "-m", "sim_rl_plugin", "train", "--task", task, *arguments, "--no-video", "logger=[csv]")
     assert (tmp_path / "run" / "model_2.pt").is_file()
     assert "num_envs: 64" in (tmp_path / "run" / "config.yaml").read_text()
     assert "2 episodes" in output

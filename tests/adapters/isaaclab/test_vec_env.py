@@ -227,4 +227,8 @@ def test_training_through_their_wrapper(tmp_path: Any) -> None:
     assert isinstance(runner.env, IsaacLabVecEnv)
     runner.add_git_repo_to_log(__file__)
     runner.learn(num_learning_iterations=2, init_at_random_ep_len=True)
-    assert (tmp_path / "model_1.pt").is_file()
+    # As train.py of Isaac Lab 3 does with --no-resume_optimizer_state.
+    parts = {"actor": True, "critic": True, "optimizer": False, "iteration": True, "rnd": True}
+    again = OnPolicyRunner(wrapper, {**ppo_cfg(), "obs_groups": {}})
+    again.load(str(tmp_path / "model_1.pt"), load_cfg=parts, map_location="cpu")
+    assert again.current_learning_iteration == 1
