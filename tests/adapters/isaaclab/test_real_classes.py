@@ -14,21 +14,24 @@ from typing import Any
 import isaaclab_stubs
 import pytest
 import torch
+from tensordict import TensorDict
 
-pytestmark = pytest.mark.skipif(not isaaclab_stubs.generation(), reason="ISAACLAB_PATH names no Isaac Lab")
+from sim_rl_plugin.config import RunConfig, on_task_settings
+from sim_rl_plugin.errors import UserError
+from sim_rl_plugin.testing import PointEnv
 
-if isaaclab_stubs.generation():
-    isaaclab_stubs.make_importable()
-    import gymnasium
-    from isaaclab_stand_in import StandInEnv, task_cfg
-    from sim_rl_isaaclab import launch, settings, tasks
-    from sim_rl_isaaclab.runners import DistillationRunner, OnPolicyRunner
-    from sim_rl_isaaclab.vec_env import IsaacLabVecEnv
-    from tensordict import TensorDict
+if not isaaclab_stubs.generation():
+    pytest.skip("ISAACLAB_PATH names no Isaac Lab", allow_module_level=True)
 
-    from sim_rl_plugin.config import RunConfig, on_task_settings
-    from sim_rl_plugin.errors import UserError
-    from sim_rl_plugin.testing import PointEnv
+isaaclab_stubs.make_importable()
+
+gymnasium = pytest.importorskip("gymnasium")
+stand_in = importlib.import_module("isaaclab_stand_in")
+launch = importlib.import_module("sim_rl_isaaclab.launch")
+runners = importlib.import_module("sim_rl_isaaclab.runners")
+settings = importlib.import_module("sim_rl_isaaclab.settings")
+tasks = importlib.import_module("sim_rl_isaaclab.tasks")
+vec_env = importlib.import_module("sim_rl_isaaclab.vec_env")
 
 only_2 = pytest.mark.skipif(isaaclab_stubs.generation() != 2, reason="a fact of Isaac Lab 2")
 
@@ -47,8 +50,6 @@ def not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def agents() -> list[tuple[str, str]]:
     """Return every task and keyword under which it keeps settings for rsl_rl."""
-    if not isaaclab_stubs.generation():
-        return []
     found = tasks.registrations().items()
     return sorted((task, key) for task, keys in found for key in keys if key.startswith("rsl_rl"))
 
@@ -116,7 +117,9 @@ def _robot(config: RunConfig) -> _RobotOfTheTask:
     for section, names in config.obs_groups.items():
         for name in names:
             is_only_reader = not any(name in others for others in flat_readers)
-            looks_like_one = len(names) == 1 or any(part in name for part in ("image", "camera", "rgb", "depth"))
+            looks_like_one = len(names) == 1 or any(
+                part in name for part in ("image", "camera", "rgb", "depth", "heightmap")
+            )
             is_image = _is_convolutional(config, section) and is_only_reader and looks_like_one
             groups[name] = (3, 64, 64) if is_image else groups.get(name, (size,))
     robot = _RobotOfTheTask(groups, num_actions)
@@ -137,7 +140,9 @@ def test_every_runner_config_loads_migrates_and_builds(task: str, key: str) -> N
     class_name = raw["algorithm"]["class_name"].rpartition(":")[2]
     small = {**config.to_dict(), "num_steps_per_env": 4, "console": False}
     torch.manual_seed(0)
-    runner = (DistillationRunner if class_name == "Distillation" else OnPolicyRunner)(_robot(config), small)
+    runner = (runners.DistillationRunner if class_name == "Distillation" else runners.OnPolicyRunner)(
+        _robot(config), small
+    )
     assert type(runner.alg).__name__ == class_name
     _check_networks(runner, raw)
     if class_name == "Distillation":
@@ -223,14 +228,16 @@ def real_env() -> Any:
     """Return an object of the real class ``DirectRLEnv`` with the stand-in's behaviour behind it."""
     direct = importlib.import_module("isaaclab.envs").DirectRLEnv
     # The stand-in comes first; what it does not define is Isaac Lab's own.
-    concrete = type("StandIn", (StandInEnv, direct), {"__abstractmethods__": frozenset(), "close": lambda self: None})
+    concrete = type(
+        "StandIn", (stand_in.StandInEnv, direct), {"__abstractmethods__": frozenset(), "close": lambda self: None}
+    )
     for name in ("_pre_physics_step", "_apply_action", "_get_rewards", "_get_dones", "device", "num_envs"):
         setattr(concrete, name, None)
     for name in ("step_dt", "max_episode_length", "max_episode_length_s", "physics_dt"):
         setattr(concrete, name, None)
     concrete.__del__ = lambda self: None
     concrete.__abstractmethods__ = frozenset()
-    return concrete(task_cfg(compute_final_obs=False))
+    return concrete(stand_in.task_cfg(compute_final_obs=False))
 
 
 def test_a_training_runs_through_their_real_wrapper(real_env: Any, tmp_path: Any) -> None:
@@ -238,13 +245,13 @@ def test_a_training_runs_through_their_real_wrapper(real_env: Any, tmp_path: Any
     wrapper = rsl_rl.RslRlVecEnvWrapper(real_env, clip_actions=1.0)
     task = tasks.task_names()[0]
     agent_cfg = _raw_agent(task, tasks.RSL_RL_SETTINGS)
-    runner = OnPolicyRunner(wrapper, {**agent_cfg, "console": False}, log_dir=str(tmp_path), device="cpu")
+    runner = runners.OnPolicyRunner(wrapper, {**agent_cfg, "console": False}, log_dir=str(tmp_path), device="cpu")
     runner.add_git_repo_to_log(__file__)
     runner.learn(num_learning_iterations=2, init_at_random_ep_len=True)
-    assert isinstance(runner.env, IsaacLabVecEnv)
+    assert isinstance(runner.env, vec_env.IsaacLabVecEnv)
     assert runner.env.unwrapped is real_env
     # As play.py does.
-    player = OnPolicyRunner(wrapper, {**agent_cfg, "console": False}, log_dir=None, device="cpu")
+    player = runners.OnPolicyRunner(wrapper, {**agent_cfg, "console": False}, log_dir=None, device="cpu")
     player.load(str(tmp_path / "model_1.pt"))
     policy = player.get_inference_policy(device="cpu")
     obs = wrapper.get_observations()
@@ -274,8 +281,8 @@ def test_their_exporters_write_the_policy(recurrent: str | None, tmp_path: Any) 
         "obs_groups": {},
         "algorithm": {"class_name": "PPO", "learning_rate": 1e-3},
     }
-    env = IsaacLabVecEnv(StandInEnv(task_cfg()))
-    runner = OnPolicyRunner(env, cfg)
+    env = vec_env.IsaacLabVecEnv(stand_in.StandInEnv(stand_in.task_cfg()))
+    runner = runners.OnPolicyRunner(env, cfg)
     runner.learn(1)
     networks = runner.alg.policy
     normalizer = networks.actor_obs_normalizer
