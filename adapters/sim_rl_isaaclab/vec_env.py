@@ -78,7 +78,7 @@ class IsaacLabVecEnv(VecEnv):
         self._render = render
         self._channels_first = channels_first
         self._closed = False
-        self._obs = self._reset() if reset else self._to_groups(_current_observations(self.unwrapped))
+        self._groups = self._reset() if reset else self._to_groups(_current_observations(self.unwrapped))
 
     @property
     def unwrapped(self) -> Any:
@@ -107,7 +107,7 @@ class IsaacLabVecEnv(VecEnv):
 
     def get_observations(self) -> TensorDict:
         """Return a copy of the last observations; nothing is computed anew."""
-        return self._obs.clone()
+        return self._as_tensordict(self._groups).clone()
 
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
         """Step every environment; those that ended are reset by Isaac Lab itself."""
@@ -123,11 +123,14 @@ class IsaacLabVecEnv(VecEnv):
         if not getattr(self.cfg, "is_finite_horizon", False):
             extras["time_outs"] = _copy(truncated, torch.bool) & ~terminated.bool()
         if found.get("final_obs") is not None:
-            extras["final_obs"] = self._to_groups(found["final_obs"])
-        self._obs = self._to_groups(observations)
-        # A new TensorDict around the same copies: who renames groups in it must not do so here.
-        obs = self._obs.copy()
-        return obs, _copy(rewards, torch.float32), _copy(terminated | truncated, torch.bool), extras
+            extras["final_obs"] = self._as_tensordict(self._to_groups(found["final_obs"]))
+        self._groups = self._to_groups(observations)
+        return (
+            self._as_tensordict(self._groups),
+            _copy(rewards, torch.float32),
+            _copy(terminated | truncated, torch.bool),
+            extras,
+        )
 
     def close(self) -> None:
         """Close the environment; the simulator's process goes on."""
@@ -169,13 +172,13 @@ class IsaacLabVecEnv(VecEnv):
                 terrain.terrain_types[:] = saved["types"].to(self.device)
                 terrain.env_origins[:] = terrain.terrain_origins[terrain.terrain_levels, terrain.terrain_types]
         levels = None if terrain is None else _copy(terrain.terrain_levels, torch.long)
-        self._obs = self._reset()
+        self._groups = self._reset()
         if terrain is not None and levels is not None:
             # The reset was nobody's success or failure, but a terrain curriculum takes it for one.
             with torch.inference_mode():
                 terrain.terrain_levels[:] = levels
 
-    def _reset(self) -> TensorDict:
+    def _reset(self) -> dict[str, torch.Tensor]:
         with torch.inference_mode():
             observations, _ = self.env.reset()
         return self._to_groups(observations)
@@ -188,8 +191,11 @@ class IsaacLabVecEnv(VecEnv):
             extras.pop("episode", None)
             extras.pop("final_obs", None)
 
-    def _to_groups(self, observations: Mapping[str, Any]) -> TensorDict:
-        groups = {name: self._to_group(value) for name, value in _flat(observations)}
+    def _to_groups(self, observations: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        return {name: self._to_group(value) for name, value in _flat(observations)}
+
+    def _as_tensordict(self, groups: dict[str, torch.Tensor]) -> TensorDict:
+        # With its device: the learner then knows that nothing has to be moved.
         return TensorDict(groups, batch_size=[self.num_envs], device=self.device)
 
     def _to_group(self, value: torch.Tensor) -> torch.Tensor:
@@ -201,7 +207,7 @@ class IsaacLabVecEnv(VecEnv):
         dtype = torch.uint8 if is_image and value.dtype == torch.uint8 else torch.float32
         if value.ndim == 1:
             value = value.unsqueeze(-1)
-        return _copy(value, dtype).to(self.device).contiguous()
+        return value.detach().to(dtype=dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def _num_actions(base: Any) -> int:
