@@ -18,6 +18,8 @@ from sim_rl_plugin.algorithms.model_input import ModelInput
 from sim_rl_plugin.algorithms.returns import normalize
 from sim_rl_plugin.extensions import RandomNetworkDistillation, Symmetry
 from sim_rl_plugin.models import MLPModel
+from sim_rl_plugin.modules import HiddenState
+from sim_rl_plugin.modules.rnn import map_hidden_state
 from sim_rl_plugin.modules.trajectories import split_and_pad_trajectories
 from sim_rl_plugin.storage import RolloutStorage
 
@@ -177,11 +179,23 @@ class MiniBatches:
                 else:
                     own = samples.observations if value is None else value[:, pieces]
                     assert own is not None
-                    inputs.append(ModelInput(own, samples.masks, samples.hidden_states[index]))
+                    memory = self._memory_at_starts(index, samples, pieces.stop - pieces.start)
+                    inputs.append(ModelInput(own, samples.masks, memory))
             state = None if rnd_state is None else rnd_state[:, pieces]
             batch = MiniBatch(samples, inputs[0], inputs[1], state, storage.num_transitions_per_env)
             makers.append(functools.partial(_same, batch))
         return makers
+
+    def _memory_at_starts(self, index: int, samples: RolloutStorage.Batch, num_pieces: int) -> HiddenState:
+        """Return a model's memory at the start of the trajectories, ``(l, j, h)``.
+
+        The storage has none if the rollout was a single step, the model's first; it was empty then.
+        """
+        memory = samples.hidden_states[index]
+        if memory is not None or not self._models[index].is_recurrent:
+            return memory
+        own = self._models[index].get_hidden_state()
+        return map_hidden_state(lambda state: torch.zeros_like(state[:, :1]).repeat(1, num_pieces, 1), own)
 
     def _recurrent_input(self, index: int) -> torch.Tensor | None:
         """Return a model's prepared input: padded trajectories if it is recurrent; None if it is not prepared."""

@@ -60,10 +60,10 @@ def _rows() -> list[Row]:
     rows = []
     for name, kind in kinds.items():
         more = MIXED_PRECISION if name == "MLP student, mixed precision" else {}
-        rows.append(Row(name, "distillation", distillation_dict(*kind), also_deferred=False, **more))
+        rows.append(Row(name, "distillation", distillation_dict(*kind), **more))
     images = {"student": ["policy", "camera"], "teacher": ["privileged"]}
     cnn = distillation_dict({}, CNN, TEACHER, images)
-    rows.append(Row("CNN student", "distillation", cnn, also_deferred=False))
+    rows.append(Row("CNN student", "distillation", cnn))
     return rows
 
 

@@ -68,8 +68,6 @@ class Row:
     adjust_reference: Callable[[Any], None] | None = None
     reference_changes: dict[str, Any] = field(default_factory=dict)
     """What the reference's training dict has instead."""
-    also_deferred: bool = True
-    """Compare the route through ``begin_rollout``, too."""
 
     @property
     def groups(self) -> list[str]:

@@ -22,6 +22,7 @@ CHECKPOINT_ROWS = (
     "symmetry, both",
     "MLP student",
     "GRU student",
+    "GRU student, LSTM teacher",
 )
 """Rows whose runners and checkpoints are compared, too."""
 _ORIGINS = {"runner": "3 iterations of both runners", "from rsl_rl": "trained there", "to rsl_rl": "trained here"}
@@ -93,23 +94,22 @@ def _checkpoints(differences: dict[str, dict[str, float]]) -> str:
     lines = [
         "## Runners and checkpoints",
         "",
-        "*3 iterations of both runners*: `learn(3)` on the same environment. *Trained there*: two iterations by",
-        "rsl_rl's runner, `save`, then `load` by both runners, which continue for three updates, optimizer included.",
-        "*Trained here*: the same with our runner's checkpoint. Each number is the largest of its row's quantities",
-        "that have the tolerance 1e-5 (*rollout*), and the distance of the parameters as above.",
+        "*3 iterations of both runners*: `learn(3)` on the same environment, with the same noise. *Trained there*:",
+        "two iterations by rsl_rl's runner, `save`, then `load` by both runners, which continue for three updates,",
+        "optimizer included. *Trained here*: the same with our runner's checkpoint. *Rollout* is the largest of the",
+        "quantities with the tolerance 1e-5, *parameters* their distance as above.",
         "",
-        "| row | "
-        + " | ".join(f"{label}: {what}" for label in _ORIGINS.values() for what in ("rollout", "parameters")),
     ]
-    lines[-1] += " |"
-    lines.append("| --- |" + " --- |" * (2 * len(_ORIGINS)))
+    columns = [("runner", "parameters")]
+    columns += [(origin, what) for origin in ("from rsl_rl", "to rsl_rl") for what in ("rollout", "parameters")]
+    lines.append(f"| row | {' | '.join(f'{_ORIGINS[origin]}: {what}' for origin, what in columns)} |")
+    lines.append("| --- |" + " --- |" * len(columns))
     for name in CHECKPOINT_ROWS:
         cells = []
-        for origin in _ORIGINS:
+        for origin, what in columns:
             found = differences[f"{origin}: {name}"]
             first = [value for quantity, value in found.items() if TOLERANCES[quantity] == 1e-5]
-            cells.append(_cell("losses", max(first, default=None)))
-            cells.append(_cell("parameters", found["parameters"]))
+            cells.append(_cell("losses", max(first)) if what == "rollout" else _cell("parameters", found["parameters"]))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
@@ -126,15 +126,16 @@ def _exceptions() -> str:
 _REFERENCE = """In all rows the reference is kept from raising its learning rate by a KL divergence below 1e-8, which is
 rounding: it does so in the first mini-batch of an update, where the policy has not moved yet.
 
-What rsl_rl does and we do not, on purpose; the first two have tests here, the others cannot be compared:
+What rsl_rl does and we do not, on purpose:
 
 - A parameter that actor and critic share is twice in rsl_rl's optimizer, which steps it twice.
 - When a recurrent mini-batch has one environment, `squeeze` in rsl_rl's loss takes that dimension away, too, and
   every step's ratio meets every step's advantage. Ours keeps them together.
 - When a model's memory was emptied between rollouts, rsl_rl's storage keeps the memory of the rollout before as
   the start of the first step. Ours is empty then, too.
-- rsl_rl fails on `obs_normalization` with image groups alone, on padding that would be negative, and on images in
-  uint8. Ours has nothing to normalise, pads by zero, and scales uint8 to [0, 1].
+- rsl_rl fails on `obs_normalization` with image groups alone, on padding that would be negative, on images in
+  uint8, and on a Beta distribution in mixed precision (on a CPU). Ours has nothing to normalise, pads by zero,
+  scales uint8 to [0, 1], and computes distributions in float32.
 - rsl_rl scales the first intrinsic reward of a single environment inside its running sum; ours does not touch the sum.
 - Buffers of a new storage hold NaN instead of zero, so that a forgotten write shows.
 """

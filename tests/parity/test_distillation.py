@@ -21,9 +21,10 @@ def _steps_may_be_left_over() -> Iterator[None]:
         yield
 
 
+@pytest.mark.parametrize("deferred", [False, True], ids=["step by step", "as the runner does it"])
 @pytest.mark.parametrize("row", DISTILLATION_ROWS.values(), ids=DISTILLATION_ROWS)
-def test_same_numbers(row: Row, record: Callable):
-    record(row.name, compare(*build_pair(Distillation, ReferenceDistillation, row), row))
+def test_same_numbers(row: Row, deferred: bool, record: Callable):
+    record(row.name, compare(*build_pair(Distillation, ReferenceDistillation, row), row, deferred))
 
 
 @pytest.mark.parametrize(("row", "breakage"), pairs(DISTILLATION_ROWS, DISTILLATION))

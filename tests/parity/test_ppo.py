@@ -11,7 +11,7 @@ import pytest
 import torch
 
 pytest.importorskip("rsl_rl", reason="`make parity` installs rsl-rl-lib beside us")
-from parity.breakages import PPO_BREAKAGES, Breakage, pairs
+from parity.breakages import EVERY_PPO_ROW, PPO_BREAKAGES, Breakage, pairs
 from parity.harness import DifferenceError, Row, build, build_pair, compare, flat_parameters, make_rollout, play, update
 from parity.ppo_rows import COMPILED, ROWS
 from rsl_rl.algorithms import PPO as ReferencePPO
@@ -27,10 +27,18 @@ def test_same_numbers(row: Row, deferred: bool, record: Callable):
     record(row.name, compare(*build_pair(PPO, ReferencePPO, row), row, deferred))
 
 
-def test_compiled_models_give_the_same_numbers(record: Callable, monkeypatch: pytest.MonkeyPatch):
+def test_compiled_models_give_the_same_numbers(
+    record: Callable, record_breakage: Callable, monkeypatch: pytest.MonkeyPatch
+):
     # Compiled code draws its noise in another way unless it is told not to.
     monkeypatch.setattr("torch._inductor.config.fallback_random", True)
     record(COMPILED.name, compare(*build_pair(PPO, ReferencePPO, COMPILED), COMPILED))
+    for breakage in EVERY_PPO_ROW:
+        ours, theirs = build_pair(PPO, ReferencePPO, COMPILED)
+        breakage.apply(ours, monkeypatch)
+        with pytest.raises(DifferenceError):
+            compare(ours, theirs, COMPILED)
+        record_breakage(COMPILED.name, breakage.name)
 
 
 @pytest.mark.parametrize(("row", "breakage"), pairs(EAGER, PPO_BREAKAGES))
@@ -84,3 +92,21 @@ def test_one_environment_per_mini_batch(monkeypatch: pytest.MonkeyPatch):
     ours, theirs = build_pair(PPO, ReferencePPO, row)
     ours.num_mini_batches = theirs.num_mini_batches = row.num_envs
     compare(ours, theirs, row)
+
+
+def test_an_emptied_memory_starts_from_nothing():
+    """The reference's storage keeps what the first step of the rollout before started from."""
+    row = ROWS["GRU"]
+    ours, theirs = build_pair(PPO, ReferencePPO, row)
+    starts = []
+    for algorithm in (ours, theirs):
+        for seed in range(2):
+            play(algorithm, make_rollout(row, seed), seed)
+            starts.append(algorithm.storage.saved_hidden_state_a[0][0].clone())
+            update(algorithm, seed)
+        algorithm.actor.reset()
+        algorithm.critic.reset()
+        play(algorithm, make_rollout(row, seed=2), seed=2)
+        starts.append(algorithm.storage.saved_hidden_state_a[0][0].clone())
+    assert not starts[2].any()
+    assert starts[5].any() and torch.equal(starts[5], starts[4])
