@@ -104,8 +104,12 @@ def sim_rl_wrap_env(env: Any) -> VecEnv | None:
 
 
 @hookspec(firstresult=True)
-def sim_rl_default_config(adapter: str, task: str) -> dict[str, Any] | None:
-    """Return the task's own tuned settings in the shape of a training config, or None."""
+def sim_rl_default_config(adapter: str, task: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the task's own tuned settings in the shape of a training config, or None.
+
+    ``settings`` are those that the user has made, in files and on the command line, not yet checked: for
+    simulators that have to be started before they can tell their tasks' settings. Read, do not modify.
+    """
 
 
 @hookspec(firstresult=True)

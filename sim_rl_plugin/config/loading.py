@@ -98,7 +98,7 @@ def on_task_settings(upper: dict[str, Any]) -> RunConfig:
     upper = {"simulator": defaults["simulator"], **upper}
     for key in ("simulator", "task"):
         check_value(str, upper[key], key)
-    return with_layer(merge_layers(defaults, _task_layer(upper["simulator"], upper["task"])), upper)
+    return with_layer(merge_layers(defaults, _task_layer(upper)), upper)
 
 
 def with_layer(settings: dict[str, Any], upper: dict[str, Any]) -> RunConfig:
@@ -158,8 +158,9 @@ def model_sections(algorithm: Any) -> list[str]:
     return [section for section in MODEL_SECTIONS if section in parameters] or ["actor", "critic"]
 
 
-def _task_layer(simulator: str, task: str) -> dict[str, Any]:
-    answer = get_manager().first("sim_rl_default_config", adapter=simulator, task=task) or {}
+def _task_layer(upper: dict[str, Any]) -> dict[str, Any]:
+    about = {"adapter": upper["simulator"], "task": upper["task"], "settings": copy.deepcopy(upper)}
+    answer = get_manager().first("sim_rl_default_config", **about) or {}
     layer = plain(_migrated(answer))
     # A simulator's own training settings carry keys for its own scripts: they are not ours to refuse.
     _warn_of_near_misses([key for key in layer if key not in RunConfig.model_fields])

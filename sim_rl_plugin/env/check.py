@@ -345,6 +345,8 @@ class _Checker:
                 f"raises {type(error).__name__} ({error}) for a state that state_dict() had just returned",
             )
             return
+        if not getattr(self.env, "restores_exactly", True):
+            return
         found = self._replay(actions, settable)
         pairs = list(zip(expected, found, strict=True))
         different = [name for name in expected[0] if any(not same_tree(a[name], b[name]) for a, b in pairs)]

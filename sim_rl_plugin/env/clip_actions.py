@@ -41,6 +41,11 @@ class ClipActions(VecEnv):
     def episode_length_buf(self, value: torch.Tensor) -> None:
         self.env.episode_length_buf = value
 
+    @property
+    def restores_exactly(self) -> bool:  # type: ignore[override]
+        """Whether the inner environment's state continues episodes bit for bit."""
+        return getattr(self.env, "restores_exactly", True)
+
     def get_observations(self) -> TensorDict:
         """Return the inner environment's observations."""
         return self.env.get_observations()

@@ -41,6 +41,10 @@ class VecEnv(ABC):
     cfg: dict | object
     """The simulator's own configuration, written into the run folder."""
 
+    restores_exactly: bool = True
+    """Whether ``load_state_dict`` continues the episodes in progress bit for bit. Where a simulator can only
+    restore what outlives an episode (counters, curricula), this is False, and episodes start afresh."""
+
     @abstractmethod
     def get_observations(self) -> TensorDict:
         """Return the current observations; the simulation does not change.
@@ -88,13 +92,15 @@ class VecEnv(ABC):
     def state_dict(self) -> dict[str, Any] | None:
         """Return everything that the next steps depend on, random states included, or None.
 
+        Without ``restores_exactly``, what there is.
+
         Values are tensors, numbers, strings, and dicts and lists of them, so that a checkpoint
         loads without running code.
         """
         return None
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state that ``state_dict`` returned, bit for bit.
+        """Continue from a state that ``state_dict`` returned, bit for bit if ``restores_exactly``.
 
         Raises:
             ValueError: The state belongs to another task or number of environments.

@@ -15,7 +15,7 @@ from sim_rl_plugin.errors import UserError, unknown_name
 from sim_rl_plugin.models.mlp_model import ExportablePolicy, MLPModel
 from sim_rl_plugin.modules import CNN, HiddenState
 
-_PROVIDED_TO_CNN = ("input_dim", "input_channels", "flatten")
+_PROVIDED_TO_CNN = ("input_dim", "input_channels")
 
 
 class CNNModel(MLPModel):

@@ -333,7 +333,9 @@ class OnPolicyRunner:
             warnings.warn("this simulator cannot restore its state: episodes start afresh", stacklevel=2)
         else:
             self.env.load_state_dict(state["environment"])
-            self._simulation_restored = True
+            self._simulation_restored = getattr(self.env, "restores_exactly", True)
+            if not self._simulation_restored:
+                warnings.warn("this simulator restores its counters only: episodes start afresh", stacklevel=2)
         if state.get("algorithm") is not None:
             self.alg.load_training_state(state["algorithm"], self._simulation_restored)
         self.logger.load_state_dict(state["logger"], self.completed_iterations, self._simulation_restored)

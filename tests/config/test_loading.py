@@ -222,6 +222,21 @@ def test_a_plugins_settings_may_hold_tuples_classes_and_foreign_keys(caplog):
     ]
 
 
+def test_a_plugin_may_look_at_the_users_settings_and_cannot_change_them():
+    seen = []
+
+    class Started:
+        @plugins.hooks.hookimpl
+        def sim_rl_default_config(self, adapter, task, settings):
+            seen.append(settings["env"]["headless"])
+            settings["seed"] = 5
+            return {"seed": 4}
+
+    plugins.get_manager().register(Started(), "started")
+    assert load_config("lab", "Cartpole", overrides=["env.headless=false"]).seed == 4
+    assert seen == [False]
+
+
 def rsl_rl_cfg() -> dict:
     return {
         "class_name": "OnPolicyRunner",

@@ -68,7 +68,7 @@ def test_what_is_right_passes_and_is_not_changed(cfg: dict):
         (ppo_cfg(symmetry_cfg={}), "algorithm.symmetry_cfg.data_augmentation_func is missing"),
         (with_cnn({**FLAT, "paddin": "zeros"}), "'actor.cnn_cfg.paddin': did you mean 'actor.cnn_cfg.padding'"),
         (with_cnn({"camera": FLAT, "depth": {**FLAT, "strid": 2}}), "did you mean 'actor.cnn_cfg.depth.stride'"),
-        (with_cnn({**FLAT, "flatten": False}), "actor.cnn_cfg.flatten is filled in by the framework"),
+        (with_cnn({**FLAT, "input_dim": [4, 4]}), "actor.cnn_cfg.input_dim is filled in by the framework"),
         (with_cnn({"kernel_size": 3}), "actor.cnn_cfg.output_channels is missing"),
         (with_cnn({**FLAT, "stride": "2"}), "actor.cnn_cfg.stride: expected an integer or a list of integers"),
         (ppo_cfg_with({**GRU, "rnn_hiden_dim": 3}), "did you mean 'actor.rnn_hidden_dim'"),

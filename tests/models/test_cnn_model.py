@@ -41,6 +41,12 @@ def test_images_without_flat_groups_and_settings_per_group():
     assert net(OBS).shape == (6, 2)
 
 
+def test_flatten_may_be_written_down_as_isaac_lab_does():
+    assert model(cnn_cfg={**ARGUMENTS, "flatten": True}).cnn_latent_dim == model().cnn_latent_dim
+    with pytest.raises(ValueError, match=r"actor\.cnn_cfg: the encoder of 'camera' must be flattened"):
+        model(cnn_cfg={**ARGUMENTS, "flatten": False})
+
+
 def test_a_rollout_is_encoded_as_its_samples_are():
     net = model()
     rollout = torch.stack((OBS, OBS.flip(0)))

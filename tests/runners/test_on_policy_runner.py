@@ -11,6 +11,7 @@ import torch
 from small_configs import ppo_cfg
 
 from sim_rl_plugin import plugins
+from sim_rl_plugin.env.clip_actions import ClipActions
 from sim_rl_plugin.hooks import hookimpl
 from sim_rl_plugin.runners import OnPolicyRunner
 from sim_rl_plugin.testing import PointEnv
@@ -179,6 +180,36 @@ def test_a_simulator_without_state_starts_its_episodes_afresh(tmp_path, train_cf
     resumed = OnPolicyRunner(stateless(), train_cfg, str(tmp_path))
     with pytest.warns(UserWarning, match="episodes start afresh"):
         resumed.resume(str(tmp_path / "model_5.pt"))
+    resumed.logger.lenbuffer.clear()
+    resumed.learn(1)
+    assert set(resumed.logger.lenbuffer) == {5.0}
+
+
+@pytest.mark.parametrize("limit", [None, 1.0])
+def test_a_simulator_that_restores_counters_only_starts_its_episodes_afresh(tmp_path, train_cfg, limit):
+    class Counting(PointEnv):
+        restores_exactly = False
+        steps = 0
+
+        def step(self, actions):
+            self.steps += 1
+            return super().step(actions)
+
+        def state_dict(self):
+            return {"steps": self.steps}
+
+        def load_state_dict(self, state):
+            self.steps = state["steps"]
+
+    def opened():
+        env = Counting(max_episode_length=5, terminate_at=None)
+        return env if limit is None else ClipActions(env, limit)
+
+    OnPolicyRunner(opened(), train_cfg, str(tmp_path)).learn(6)  # 96 steps: episodes are 1 step old
+    resumed = OnPolicyRunner(opened(), train_cfg, str(tmp_path))
+    with pytest.warns(UserWarning, match="restores its counters only"):
+        resumed.resume(str(tmp_path / "model_5.pt"))
+    assert resumed.env.steps == 96
     resumed.logger.lenbuffer.clear()
     resumed.learn(1)
     assert set(resumed.logger.lenbuffer) == {5.0}

@@ -1,0 +1,58 @@
+"""Isaac Lab 3's own cart-pole tasks with a robot that lies beside this file, instead of one on its server."""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+from isaaclab.utils import configclass
+from isaaclab_tasks.core.cartpole.agents.rsl_rl_ppo_cfg import CartpoleDirectPPORunnerCfg
+from isaaclab_tasks.core.cartpole.cartpole_direct_env_cfg import CartpoleEnvCfg
+from isaaclab_tasks.core.cartpole.cartpole_manager_env_cfg import CartpoleEnvCfg as CartpoleManagerEnvCfg
+
+_ROBOT = str(Path(__file__).with_suffix(".usda"))
+
+
+def _with_own_robot(cfg: Any) -> None:
+    cfg.scene.num_envs = 64
+    cfg.scene.ground = None
+    robot = cfg.scene.cartpole if hasattr(cfg.scene, "cartpole") else cfg.scene.robot
+    robot.spawn.usd_path = _ROBOT
+
+
+@configclass
+class Direct(CartpoleEnvCfg):
+    """The ``DirectRLEnv``, with short episodes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _with_own_robot(self)
+        self.episode_length_s = 0.5
+
+
+@configclass
+class Manager(CartpoleManagerEnvCfg):
+    """The ``ManagerBasedRLEnv``, with short episodes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _with_own_robot(self)
+        self.episode_length_s = 0.5
+
+
+@configclass
+class Agent(CartpoleDirectPPORunnerCfg):
+    """Isaac Lab's own settings, for fewer iterations."""
+
+    max_iterations = 3
+
+
+for _name, _env, _cfg in (
+    ("Direct", "isaaclab_tasks.core.cartpole.cartpole_direct_env:CartpoleEnv", Direct),
+    ("Manager", "isaaclab.envs:ManagerBasedRLEnv", Manager),
+):
+    gymnasium.register(
+        id=f"Newton-Cartpole-{_name}",
+        entry_point=_env,
+        disable_env_checker=True,
+        kwargs={"env_cfg_entry_point": _cfg, "rsl_rl_cfg_entry_point": Agent},
+    )
