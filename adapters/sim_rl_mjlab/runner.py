@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +147,6 @@ class MjlabRunner(OnPolicyRunner):
 
 def _wandb_run_name() -> str | None:
     """Return the name of the Weights & Biases run that this process logs to, if any."""
-    import sys
-
     wandb = sys.modules.get("wandb")
     run = getattr(wandb, "run", None)
     return None if run is None else str(run.name)

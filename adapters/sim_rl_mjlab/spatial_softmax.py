@@ -22,6 +22,9 @@ class SpatialSoftmax(nn.Module):
     Legend: ``b`` images, ``c`` channels, ``p`` pixels of a feature map.
     """
 
+    pos_x: torch.Tensor
+    pos_y: torch.Tensor
+
     def __init__(self, height: int, width: int, temperature: float = 1.0) -> None:
         """Note where the pixels are.
 

@@ -65,13 +65,13 @@ _Number = (bool, int, float)
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a value stands: an attribute of an object, or an item of a dict or list."""
+    """Where a value stands: an attribute of an object, or an item of a dict, list or tuple."""
 
     owner: Any
     key: Any
 
     def read(self) -> Any:
-        if isinstance(self.owner, (dict, list)):
+        if isinstance(self.owner, (dict, list, tuple)):
             return self.owner[self.key]
         return getattr(self.owner, self.key)
 
@@ -119,20 +119,18 @@ class SimulationState:
             UserError: A tensor has another shape here.
         """
         env = self._env
-        # What was created in a rollout can only be written to in its mode.
-        with torch.inference_mode():
-            for name, value in state["counters"].items():
-                setattr(env, name, value)
-            env.episode_length_buf = state["episode_length"].to(env.device, copy=True)
-            for name, values in self._model_fields().items():
-                if name in state["model"]:
-                    _copy_into(values, state["model"][name], f"model field {name}")
-            self._load_physics(state["physics"])
-            self._load_attributes(state["tensors"], state["numbers"])
-            env.sim.forward()
-            # Again: `forward` solves for the accelerations from which the next step starts.
-            self._load_physics(state["physics"])
-            env.sim.sense()
+        for name, value in state["counters"].items():
+            setattr(env, name, value)
+        _copy_into(env.episode_length_buf, state["episode_length"], "episode lengths")
+        for name, values in self._model_fields().items():
+            if name in state["model"]:
+                _copy_into(values, state["model"][name], f"model field {name}")
+        self._load_physics(state["physics"])
+        self._load_attributes(state["tensors"], state["numbers"])
+        env.sim.forward()
+        # Again: `forward` solves for the accelerations from which the next step starts.
+        self._load_physics(state["physics"])
+        env.sim.sense()
 
     def _load_physics(self, saved: dict[str, torch.Tensor]) -> None:
         for name, values in self._physics().items():
@@ -145,8 +143,8 @@ class SimulationState:
             if path not in tensors:
                 continue
             values = place.read()
-            if values.shape == tensors[path].shape:
-                values.copy_(tensors[path])
+            if values.shape == tensors[path].shape or isinstance(place.owner, tuple):
+                _copy_into(values, tensors[path], path)
             else:
                 place.write(tensors[path].to(values.device, copy=True))
         for path, (place, value) in current.items():
@@ -254,4 +252,6 @@ def _copy_into(values: torch.Tensor, saved: torch.Tensor, what: str) -> None:
             f"the simulation state holds {what} of shape {tuple(saved.shape)}, this simulation has "
             f"{tuple(values.shape)}"
         )
-    values.copy_(saved)
+    # What was created in a rollout can only be written to in its mode.
+    with torch.inference_mode():
+        values.copy_(saved)

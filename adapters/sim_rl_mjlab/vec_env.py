@@ -39,6 +39,9 @@ class MjlabVecEnv(VecEnv):
         step_dt: Duration of a control step in seconds.
     """
 
+    cfg: Any
+    """mjlab's ``ManagerBasedRlEnvCfg``."""
+
     def __init__(
         self,
         env: Any,
