@@ -22,6 +22,7 @@ import onnx
 from mjlab.rl import MjlabOnPolicyRunner, RslRlVecEnvWrapper
 from mjlab.tasks.registry import load_rl_cfg
 from mjlab.tasks.tracking.rl.runner import MotionTrackingOnPolicyRunner
+from mjlab.tasks.velocity.rl.runner import VelocityOnPolicyRunner
 from mjlab_tasks import CARTPOLE, GO1, actions_for, make_env
 from onnx.reference import ReferenceEvaluator
 from sim_rl_mjlab.open import open_task
