@@ -57,9 +57,9 @@ def open_task(
     require_motion(task, cfg)
     cfg.scene.num_envs = num_envs
     cfg.seed = seed
-    env = MjlabVecEnv(
-        _make(task, cfg, str(device), render), name=task, reset=True, final_observations=final_observations
-    )
+    if hasattr(cfg, "auto_reset"):
+        cfg.auto_reset = not final_observations
+    env = MjlabVecEnv(_make(task, cfg, str(device), render), name=task, reset=True)
     try:
         if render:
             _try_rendering(task, env)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from sim_rl_mjlab.settings import without_unset
-from sim_rl_mjlab.vec_env import MjlabVecEnv
 from sim_rl_plugin.plugins import get_manager
 from sim_rl_plugin.runners import OnPolicyRunner
 
@@ -23,6 +22,9 @@ class MjlabRunner(OnPolicyRunner):
     curriculum's progress in checkpoints where mjlab's runner keeps it, and writes the policy as
     ONNX with mjlab's metadata beside each checkpoint of a task whose robot that metadata describes.
     On any other environment it is an ``OnPolicyRunner``.
+
+    Whether there are final observations is the environment's to say: with mjlab's ``auto_reset=False``
+    (``--env.auto-reset False`` on its command line) there are.
     """
 
     def __init__(
@@ -48,30 +50,14 @@ class MjlabRunner(OnPolicyRunner):
             ValueError: The training dict has a missing, unknown or ill-typed key.
         """
         wrapped = get_manager().first("sim_rl_wrap_env", env=env)
-        vec_env = env if wrapped is None else wrapped
-        super().__init__(vec_env, without_unset(train_cfg), log_dir, device)
+        super().__init__(env if wrapped is None else wrapped, without_unset(train_cfg), log_dir, device)
         self.registry_name = registry_name
-        # mjlab's wrapper stays in its caller's hands (`play` steps it), and resets by itself.
-        self._owns_stepping = wrapped is None
-        if isinstance(vec_env, MjlabVecEnv) and not self._owns_stepping:
-            vec_env.restore_auto_reset()
 
     @property
     def _simulation(self) -> Any:
         """mjlab's environment, or None if this is not one."""
         inner = getattr(self.env, "unwrapped", None)
         return inner if hasattr(inner, "common_step_counter") else None
-
-    def learn(self, num_learning_iterations: int, init_at_random_ep_len: bool = False) -> None:
-        """See ``OnPolicyRunner``."""
-        if self._owns_stepping or not isinstance(self.env, MjlabVecEnv):
-            super().learn(num_learning_iterations, init_at_random_ep_len)
-            return
-        self.env.take_over()
-        try:
-            super().learn(num_learning_iterations, init_at_random_ep_len)
-        finally:
-            self.env.restore_auto_reset()
 
     # Checkpoints
 

@@ -4,8 +4,8 @@ What mjlab returns from ``step`` is its own: reward, time-outs and ``extras`` ar
 ``get_observations`` hands out the cached observations themselves. Everything that leaves this class is
 a copy.
 
-With ``final_observations`` mjlab's ``auto_reset`` is off, so that ``step`` returns how an episode
-ended, and this class resets whoever ended. mjlab's ``reset(env_ids=...)`` is not quite what its
+Where the environment's ``auto_reset`` is off, ``step`` returns how an episode ended, and this class
+resets whoever ended. mjlab's ``reset(env_ids=...)`` is not quite what its
 auto-reset does inside a step; the differences are made good here:
 
 - it refreshes the commands' metrics of all environments a second time, which would count twice in
@@ -42,23 +42,14 @@ class MjlabVecEnv(VecEnv):
     cfg: Any
     """mjlab's ``ManagerBasedRlEnvCfg``."""
 
-    def __init__(
-        self,
-        env: Any,
-        *,
-        name: str = "",
-        reset: bool,
-        clip_actions: float | None = None,
-        final_observations: bool = True,
-    ) -> None:
+    def __init__(self, env: Any, *, name: str = "", reset: bool, clip_actions: float | None = None) -> None:
         """Wrap an environment.
 
         Args:
-            env: The environment.
+            env: The environment. With ``auto_reset=False`` in its configuration there is ``final_obs``.
             name: The task's name.
             reset: Reset it now; false for one that has been reset.
             clip_actions: Limit to which actions are clipped on both sides; None for none.
-            final_observations: Hand out ``final_obs``, where this mjlab has ``auto_reset``.
         """
         self._env = env
         inner = env.unwrapped
@@ -72,25 +63,19 @@ class MjlabVecEnv(VecEnv):
         self.step_dt: float = inner.step_dt
         self._clip_actions = clip_actions
         self._closed = False
-        # Whoever handed over the environment may go on with it as it was.
-        self._their_auto_reset: bool | None = getattr(inner.cfg, "auto_reset", None)
-        self._manual = final_observations and self._their_auto_reset is not None
-        if self._manual:
-            inner.cfg.auto_reset = False
-        elif self._their_auto_reset is False:
-            inner.cfg.auto_reset = True
-        self._commands_for_curriculum = self._manual and bool(inner.curriculum_manager.active_terms)
+        self._resets_by_hand = not getattr(inner.cfg, "auto_reset", True)
+        self._commands_for_curriculum = self._resets_by_hand and bool(inner.curriculum_manager.active_terms)
         observations = env.reset()[0] if reset else inner.observation_manager.compute()
         self._groups = _flat(observations)
         self._state = SimulationState(inner)
 
     @classmethod
-    def around(cls, env: Any, *, final_observations: bool = True) -> MjlabVecEnv:
+    def around(cls, env: Any) -> MjlabVecEnv:
         """Wrap an environment, or the environment within mjlab's wrapper for rsl_rl, which has reset it."""
-        is_wrapped = not hasattr(env, "observation_manager") and hasattr(env, "clip_actions")
-        if not is_wrapped:
-            return cls(env, reset=True, final_observations=final_observations)
-        return cls(env.env, reset=False, clip_actions=env.clip_actions, final_observations=final_observations)
+        is_wrapper = not hasattr(env, "observation_manager") and hasattr(env, "clip_actions")
+        if is_wrapper:
+            return cls(env.env, reset=False, clip_actions=env.clip_actions)
+        return cls(env, reset=True)
 
     @property
     def unwrapped(self) -> Any:
@@ -125,7 +110,7 @@ class MjlabVecEnv(VecEnv):
             extras["time_outs"] = truncated & ~terminated
         rewards, log = rewards.clone(), theirs["log"]
         groups = _flat(observations)
-        if self._manual:
+        if self._resets_by_hand:
             env_ids = dones.nonzero().squeeze(-1)
             if len(env_ids):
                 extras["final_obs"] = self._copied(groups)
@@ -175,17 +160,6 @@ class MjlabVecEnv(VecEnv):
     def _copy_commands(self) -> dict[str, torch.Tensor]:
         manager = self._inner.command_manager
         return {name: manager.get_command(name).clone() for name in manager.active_terms}
-
-    def restore_auto_reset(self) -> None:
-        """Let mjlab's environment reset by itself as before it was wrapped, for its own wrapper to step."""
-        if self._their_auto_reset is not None:
-            self.cfg.auto_reset = self._their_auto_reset
-
-    def take_over(self) -> None:
-        """Undo ``restore_auto_reset``, and take the observations from where mjlab's environment is now."""
-        if self._their_auto_reset is not None:
-            self.cfg.auto_reset = not self._manual
-        self._groups = _flat(self._inner.observation_manager.compute())
 
     def close(self) -> None:
         """Free the renderer and end the recorders."""

@@ -43,12 +43,10 @@ def test_the_calls_of_mjlabs_train_and_play(tmp_path: Path) -> None:
     before = copy.deepcopy(settings)
     runner = MjlabRunner(wrapper, settings, str(tmp_path), "cpu")
     assert settings == before
-    assert wrapper.unwrapped.cfg.auto_reset
 
     runner.add_git_repo_to_log(__file__)
     runner.learn(num_learning_iterations=3, init_at_random_ep_len=True)
     assert {file.name for file in tmp_path.glob("model_*.pt")} == {"model_0.pt", "model_2.pt"}
-    assert wrapper.unwrapped.cfg.auto_reset
 
     # 3 iterations of 8 steps: the curriculum's clock.
     checkpoint = torch.load(tmp_path / "model_2.pt", weights_only=False)
@@ -65,8 +63,12 @@ def test_the_calls_of_mjlabs_train_and_play(tmp_path: Path) -> None:
     assert player.env.unwrapped.common_step_counter == 24
 
 
-def test_final_observations_reach_the_algorithm_through_mjlabs_wrapper(monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = MjlabRunner(RslRlVecEnvWrapper(make_env(CARTPOLE)), settings_of(CARTPOLE), device="cpu")
+@pytest.mark.parametrize(("auto_reset", "expected"), [(True, set()), (False, {"final_obs"})])
+def test_mjlabs_auto_reset_decides_about_final_observations(
+    auto_reset: bool, expected: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapper = RslRlVecEnvWrapper(make_env(CARTPOLE, auto_reset=auto_reset))
+    runner = MjlabRunner(wrapper, settings_of(CARTPOLE), device="cpu")
     given: list[set[str]] = []
     process = runner.alg.process_env_step
 
@@ -77,7 +79,7 @@ def test_final_observations_reach_the_algorithm_through_mjlabs_wrapper(monkeypat
 
     monkeypatch.setattr(runner.alg, "process_env_step", watch)
     runner.learn(3)  # 24 steps, and episodes of 20
-    assert given == [{"time_outs", "final_obs", "log"}]
+    assert given == [{"time_outs", "log"} | expected]
 
 
 def test_checkpoints_go_to_mjlabs_own_runner_and_back(tmp_path: Path) -> None:

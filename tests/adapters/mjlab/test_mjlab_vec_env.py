@@ -26,6 +26,11 @@ def codes_and_places(env: Any) -> set[tuple[str, str]]:
     return {(problem.code, problem.where) for problem in check_env(env, num_steps=30)}
 
 
+def by_hand(task: str, **changes: Any) -> MjlabVecEnv:
+    """Return an environment that the adapter resets, with final observations."""
+    return by_hand(task, auto_reset=False, **changes)
+
+
 def end_episode_of(env: MjlabVecEnv, index: int) -> None:
     """Let an environment time out in the next step."""
     ages = env.episode_length_buf.clone()
@@ -34,20 +39,20 @@ def end_episode_of(env: MjlabVecEnv, index: int) -> None:
 
 
 def test_equals_mjlab_without_auto_reset_stepped_by_hand() -> None:
-    by_hand = make_env(CARTPOLE, auto_reset=False)
-    actions = actions_for(by_hand, 45)
-    obs, _ = by_hand.reset()
+    inner = make_env(CARTPOLE, auto_reset=False)
+    actions = actions_for(inner, 45)
+    obs, _ = inner.reset()
     expected = [{"obs": obs["actor"].clone()}]
     for action in actions:
-        obs, rewards, terminated, truncated, _ = by_hand.step(action)
+        obs, rewards, terminated, truncated, _ = inner.step(action)
         step = {"final": obs["actor"].clone(), "rewards": rewards.clone(), "time_outs": truncated & ~terminated}
         step["dones"] = terminated | truncated
         if step["dones"].any():
-            obs, _ = by_hand.reset(env_ids=step["dones"].nonzero().squeeze(-1))
+            obs, _ = inner.reset(env_ids=step["dones"].nonzero().squeeze(-1))
         step["obs"] = torch.where(step["dones"][:, None], obs["actor"], step["final"])
         expected.append(step)
 
-    env = MjlabVecEnv(make_env(CARTPOLE), reset=True)
+    env = by_hand(CARTPOLE)
     assert torch.equal(env.get_observations()["actor"], expected[0]["obs"])
     for action, step in zip(actions, expected[1:], strict=True):
         obs, rewards, dones, extras = env.step(action)
@@ -71,7 +76,7 @@ def test_without_final_observations_equals_mjlabs_own_wrapper() -> None:
         obs, rewards, dones, extras = theirs.step(action)
         expected.append((obs["critic"].clone(), rewards.clone(), dones.bool(), dict(extras["log"])))
 
-    env = MjlabVecEnv(make_env(GO1), reset=True, final_observations=False)
+    env = MjlabVecEnv(make_env(GO1), reset=True)
     for action, (obs, rewards, dones, log) in zip(actions, expected, strict=True):
         ours = env.step(action)
         assert torch.equal(ours[0]["critic"], obs)
@@ -117,7 +122,7 @@ class SharesExtras(MjlabVecEnv):
 def test_reused_buffers_are_found_when_they_are_put_back(
     pitfall: Callable[..., MjlabVecEnv], found: set[tuple[str, str]]
 ) -> None:
-    assert codes_and_places(pitfall(make_env(CARTPOLE), reset=True)) == found
+    assert codes_and_places(pitfall(make_env(CARTPOLE, auto_reset=False), reset=True)) == found
 
 
 def test_cached_observations_are_copied() -> None:
@@ -125,7 +130,7 @@ def test_cached_observations_are_copied() -> None:
         env.get_observations()["actor"].fill_(7.0)
         return bool((env.get_observations()["actor"] == 7.0).any())
 
-    env = MjlabVecEnv(make_env(CARTPOLE), reset=True)
+    env = by_hand(CARTPOLE)
     assert not spoiled(env)
     obs = env.step(torch.zeros(4, 1))[0]
     obs["actor"].fill_(7.0)
@@ -135,7 +140,7 @@ def test_cached_observations_are_copied() -> None:
 
 
 def test_an_iteration_that_begins_with_an_empty_log_is_logged() -> None:
-    env = MjlabVecEnv(make_env(CARTPOLE), reset=True)
+    env = by_hand(CARTPOLE)
     logs = []
     for index in range(3):
         if index == 1:
@@ -154,7 +159,7 @@ def test_an_iteration_that_begins_with_an_empty_log_is_logged() -> None:
 
 
 def test_metrics_of_environments_that_go_on_are_counted_once() -> None:
-    env = MjlabVecEnv(make_env(GO1), reset=True)
+    env = by_hand(GO1)
     term = env.unwrapped.command_manager.get_term("twist")
     count = torch.zeros(4)
     term.metrics["updates"] = count
@@ -175,7 +180,7 @@ def test_metrics_of_environments_that_go_on_are_counted_once() -> None:
 
 
 def test_environments_that_go_on_keep_their_noise() -> None:
-    env = MjlabVecEnv(make_env(GO1), reset=True)
+    env = by_hand(GO1)
     end_episode_of(env, 0)
     obs, _, dones, extras = env.step(torch.zeros(4, env.num_actions))
 
@@ -192,7 +197,7 @@ def test_curricula_judge_an_episode_by_its_own_command() -> None:
     def watch(env: Any, env_ids: torch.Tensor) -> None:
         seen.append(env.command_manager.get_command("twist")[env_ids].clone())
 
-    env = MjlabVecEnv(make_env(GO1, curriculum={"watch": CurriculumTermCfg(func=watch)}), reset=True)
+    env = by_hand(GO1, curriculum={"watch": CurriculumTermCfg(func=watch)})
     term = env.unwrapped.command_manager.get_term("twist")
     env.step(torch.zeros(4, env.num_actions))
     before = term.command.clone()
@@ -221,7 +226,7 @@ class Diary(RecorderTerm):
 
 
 def test_recorders_are_told_before_and_after_a_reset() -> None:
-    env = MjlabVecEnv(make_env(CARTPOLE, recorders={"diary": RecorderTermCfg(func=Diary)}), reset=True)
+    env = by_hand(CARTPOLE, recorders={"diary": RecorderTermCfg(func=Diary)})
     diary = env.unwrapped.recorder_manager.get_term("diary")
     diary.entries.clear()
     end_episode_of(env, 2)
@@ -231,7 +236,7 @@ def test_recorders_are_told_before_and_after_a_reset() -> None:
 
 
 def test_a_finite_horizon_has_no_time_outs() -> None:
-    env = MjlabVecEnv(make_env(CARTPOLE, is_finite_horizon=True), reset=True)
+    env = by_hand(CARTPOLE, is_finite_horizon=True)
     end_episode_of(env, 0)
     _, _, dones, extras = env.step(torch.zeros(4, 1))
 
@@ -253,7 +258,7 @@ def test_terms_that_are_not_concatenated_are_groups_of_their_own() -> None:
     inner = make_env(CARTPOLE)
     cfg = inner.cfg.observations
     cfg["actor"].concatenate_terms = False
-    env = MjlabVecEnv(make_env(CARTPOLE, observations=cfg), reset=True)
+    env = by_hand(CARTPOLE, observations=cfg)
     obs = env.get_observations()
 
     names = [f"actor.{name}" for name in env.unwrapped.observation_manager.active_terms["actor"]]
