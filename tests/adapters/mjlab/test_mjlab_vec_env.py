@@ -28,7 +28,7 @@ def codes_and_places(env: Any) -> set[tuple[str, str]]:
 
 def by_hand(task: str, **changes: Any) -> MjlabVecEnv:
     """Return an environment that the adapter resets, with final observations."""
-    return by_hand(task, auto_reset=False, **changes)
+    return MjlabVecEnv(make_env(task, auto_reset=False, **changes), reset=True)
 
 
 def end_episode_of(env: MjlabVecEnv, index: int) -> None:
