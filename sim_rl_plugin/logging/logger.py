@@ -182,7 +182,9 @@ class Logger:
         self._console.show(it + 1, metrics, seconds_per_iteration * (total_it - it - 1))
 
     def save_model(self, path: str, it: int) -> None:
-        """Hand a checkpoint to the writers."""
+        """Hand a checkpoint to the writers, unless ``upload_model`` (mjlab's key) is false."""
+        if not self.cfg.get("upload_model", True):
+            return
         for writer in self.writers:
             writer.save_model(path, it)
 

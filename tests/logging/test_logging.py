@@ -92,3 +92,18 @@ def test_writers_by_name_and_by_class(tmp_path):
 def test_an_unknown_writer_is_named(tmp_path):
     with pytest.raises(ValueError, match="did you mean 'tensorboard'"):
         OnPolicyRunner(PointEnv(), {**ppo_cfg(), "logger": "tensorbord"}, str(tmp_path)).learn(1)
+
+
+@pytest.mark.parametrize(("upload_model", "expected"), [(None, 1), (True, 1), (False, 0)])
+def test_checkpoints_are_handed_to_the_writers_unless_the_config_says_otherwise(tmp_path, upload_model, expected):
+    saved = []
+
+    class Uploading(ListWriter):
+        def save_model(self, model_path, it):
+            saved.append((model_path, it))
+
+    cfg = {**ppo_cfg(), "logger": {"class_name": Uploading}}
+    if upload_model is not None:
+        cfg["upload_model"] = upload_model
+    OnPolicyRunner(PointEnv(), cfg, str(tmp_path)).learn(1)
+    assert len(saved) == expected
