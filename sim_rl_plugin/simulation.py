@@ -11,10 +11,9 @@ import numpy as np
 import torch
 
 from sim_rl_plugin.config import RunConfig, check_env_options
-from sim_rl_plugin.env import VecEnv
+from sim_rl_plugin.env import VecEnv, as_vec_env
 from sim_rl_plugin.env.clip_actions import ClipActions
 from sim_rl_plugin.errors import UserError, unknown_name
-from sim_rl_plugin.plugins import get_manager
 from sim_rl_plugin.registry import load_tasks
 
 
@@ -90,13 +89,5 @@ def open_env(
             if tasks and config.task not in tasks:
                 raise unknown_name("task", config.task, tasks) from error
             raise
-        env = _as_vec_env(env)
+        env = as_vec_env(env)
         yield env if config.clip_actions is None else ClipActions(env, config.clip_actions)
-
-
-def _as_vec_env(env: Any) -> VecEnv:
-    if isinstance(env, VecEnv):
-        return env
-    wrapped = get_manager().first("sim_rl_wrap_env", env=env)
-    # An environment of rsl_rl's own base class keeps the contract without being of our class.
-    return env if wrapped is None else wrapped
