@@ -99,8 +99,17 @@ def check_requirements(kind: str, entry: Entry) -> None:
     """
     missing = missing_requirements(entry)
     if missing:
-        install = f'pip install "{entry.extra}"' if entry.extra else f"pip install {' '.join(missing)}"
-        raise UserError(f"the {KINDS[kind]} {entry.name!r} needs {', '.join(missing)}, not installed: {install}")
+        raise UserError(
+            f"the {KINDS[kind]} {entry.name!r} needs {', '.join(missing)}, not installed: {install_command(entry)}"
+        )
+
+
+def install_command(entry: Entry) -> str:
+    """Return the command that installs what an entry needs; empty if it names no extra and nothing is missing."""
+    if entry.extra:
+        return f'pip install "{entry.extra}"'
+    missing = missing_requirements(entry)
+    return f"pip install {' '.join(missing)}" if missing else ""
 
 
 def load(kind: str, name: str) -> Any:
