@@ -220,6 +220,8 @@ def check_env_options(simulator: str, options: dict[str, Any]) -> Any:
         UserError: The simulator is unknown or not installed, or an option is unknown or ill-typed.
     """
     adapter = load("adapters", simulator)
+    if not callable(adapter):
+        raise UserError(f"simulator: {simulator!r} is no function or class that opens environments")
     check_arguments(adapter, options, "env", provided=PROVIDED_TO_ADAPTER)
     return adapter
 

@@ -242,12 +242,17 @@ class _FreshLog:
             if not isinstance(log, Mapping):
                 continue
             # Held, not only compared by id: the memory of an object that is gone is given to another.
-            marks = [(value, value._version if isinstance(value, torch.Tensor) else 0) for value in log.values()]
+            marks = [(value, _version(value)) for value in log.values()]
             before = self._last.get(part)
             self._last[part] = (log, marks)
             if before is None or before[0] is not log or not _same_marks(before[1], marks):
                 fresh.update({str(name): _copied(value) for name, value in log.items() if _is_number(value)})
         return fresh
+
+
+def _version(value: Any) -> int:
+    """Return how often a tensor was written to; tensors made in inference mode do not count that."""
+    return value._version if isinstance(value, torch.Tensor) and not value.is_inference() else 0
 
 
 def _same_marks(before: list[tuple[Any, int]], after: list[tuple[Any, int]]) -> bool:
