@@ -118,9 +118,7 @@ def step_policy(policy: Policy, env: VecEnv, obs: TensorDict) -> tuple[TensorDic
     return _step(policy, env, obs)[:3]
 
 
-def _step(
-    policy: Policy, env: VecEnv, obs: TensorDict
-) -> tuple[TensorDict, torch.Tensor, torch.Tensor, torch.Tensor]:
+def _step(policy: Policy, env: VecEnv, obs: TensorDict) -> tuple[TensorDict, torch.Tensor, torch.Tensor, torch.Tensor]:
     """As ``step_policy``, and which environments did nothing in this step but reset themselves, on the CPU."""
     with torch.inference_mode():
         obs, rewards, dones, extras = env.step(policy(obs).to(env.device))

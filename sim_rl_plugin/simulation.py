@@ -104,5 +104,6 @@ def _call(adapter: Any, config: RunConfig, **provided: Any) -> Any:
         return adapter(config.task, **provided, **options)
     parameters = parameters_of(adapter)
     provided["task"] = config.task
-    wanted = {name: value for name, value in provided.items() if parameters.accepts_any or name in parameters.annotations}
-    return adapter(**wanted, **options)
+    if not parameters.accepts_any:
+        provided = {name: value for name, value in provided.items() if name in parameters.annotations}
+    return adapter(**provided, **options)

@@ -93,7 +93,7 @@ class GroupMap:
             groups[name][index] = to_tensor(group.arrange(stacked), group.dtype, self._device)
 
 
-def to_tensor(values: Any, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def to_tensor(values: Any, dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:
     """Return a new tensor with the values of an array or tensor: copied and converted in one pass."""
     if isinstance(values, torch.Tensor):
         return values.detach().to(device=device, dtype=dtype, copy=True).contiguous()

@@ -11,8 +11,8 @@ import gymnasium
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
-from sim_rl_gymnasium.tasks import resolve_task, task_spec
 from sim_rl_gymnasium.groups import check_spaces
+from sim_rl_gymnasium.tasks import resolve_task, task_spec
 from sim_rl_gymnasium.vec_env import GymnasiumVecEnv, close_vector_env
 from sim_rl_gymnasium.wrappers import WrapperChoice, parse_wrappers
 from sim_rl_plugin.env import VecEnv
@@ -66,9 +66,11 @@ def open_task(
     if num_envs < 1:
         raise UserError(f"num_envs is {num_envs}, expected at least 1")
     task_id = resolve_task(task)
-    make_one = _MakeOne(task_id, dict(make_options or {}), parse_wrappers(wrappers or []))
+    chosen = parse_wrappers(wrappers or [])
+    known_limit = task_spec(task_id).max_episode_steps if max_episode_steps is None else max_episode_steps
+    make_one = _MakeOne(task_id, dict(make_options or {}), chosen, known_limit if chosen else None)
     step_dt = _try_out(make_one, render)
-    limit = _episode_limit(task_id, max_episode_steps)
+    limit = _checked_limit(task_id, known_limit)
     vector_env = _vectorize(make_one, num_envs, render, vectorization)
     try:
         env = GymnasiumVecEnv(
@@ -102,13 +104,16 @@ class _MakeOne:
     task_id: str
     options: dict[str, Any] = field(default_factory=dict)
     wrappers: tuple[WrapperChoice, ...] = ()
+    limit: int | None = None
+    """Control steps after which Gymnasium's own ``TimeLimit`` strikes; None leaves it out."""
     filmed: bool | None = None
     """Whether this one renders; None if none does, and ``render`` will not be called."""
 
     def __call__(self) -> gymnasium.Env:
         options = self.options | ({"render_mode": "rgb_array"} if self.filmed else {})
-        # -1 leaves the time limit out: see vec_env.py for why it is counted there.
-        env = gymnasium.make(self.task_id, max_episode_steps=-1, disable_env_checker=True, **options)
+        # -1 leaves the time limit out: see vec_env.py for why it is counted there. Wrappers such as
+        # TimeAwareObservation ask for one, which then never strikes before ours.
+        env = gymnasium.make(self.task_id, max_episode_steps=self.limit or -1, disable_env_checker=True, **options)
         for wrapper in self.wrappers:
             env = wrapper(env)
         return _Unfilmed(env) if self.filmed is False else env
@@ -122,8 +127,7 @@ class _Unfilmed(gymnasium.Wrapper):
         return None
 
 
-def _episode_limit(task_id: str, max_episode_steps: int | None) -> int:
-    limit = task_spec(task_id).max_episode_steps if max_episode_steps is None else max_episode_steps
+def _checked_limit(task_id: str, limit: int | None) -> int:
     if limit is None:
         raise UserError(f"task {task_id!r} has no registered time limit: set max_episode_steps")
     if limit < 1:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from sim_rl_gymnasium.open import step_time_s
-from sim_rl_gymnasium.vec_env import GymnasiumVecEnv
+from sim_rl_gymnasium.vec_env import GymnasiumVecEnv, autoreset_mode
 from sim_rl_plugin.errors import UserError
 
 
@@ -34,7 +34,7 @@ def wrap(env: Any) -> GymnasiumVecEnv | None:
             f"{env} has no time limit that could be found: make its environments with max_episode_steps, or hand over "
             "sim_rl_gymnasium.vec_env.GymnasiumVecEnv(env, max_episode_length=1000)"
         )
-    cfg = {"environment": str(env), "max_episode_steps": limit, "autoreset_mode": str(env.metadata["autoreset_mode"])}
+    cfg = {"environment": str(env), "max_episode_steps": limit, "autoreset_mode": autoreset_mode(env).name}
     return GymnasiumVecEnv(env, max_episode_length=limit, step_dt=_step_time_s(env), cfg=cfg)
 
 
@@ -43,21 +43,20 @@ def _episode_limit(vector_env: VectorEnv) -> int | None:
     limits = [vector_env.spec.max_episode_steps] if vector_env.spec is not None else []
     # What the environments themselves say goes first: they may have been made with another limit.
     for name in ("_max_episode_steps", "spec"):
-        found = [value if isinstance(value, int) else getattr(value, "max_episode_steps", None)
-                 for value in _attributes(vector_env, name)]  # fmt: skip
-        limits = found or limits
+        values = _attributes(vector_env, name)
+        limits = [getattr(value, "max_episode_steps", value) for value in values] or limits
         if any(limits):
             break
     return max((limit for limit in limits if limit), default=None)
 
 
 def _attributes(vector_env: VectorEnv, name: str) -> tuple[Any, ...]:
-    """Return an attribute of every environment, or nothing where it cannot be asked for."""
-    get = getattr(vector_env.unwrapped, "get_attr", None)
-    try:
-        return tuple(get(name)) if get is not None else ()
-    except AttributeError:
+    """Return an attribute of every environment, or nothing where they do not have it."""
+    base = vector_env.unwrapped
+    if not isinstance(base, (SyncVectorEnv, AsyncVectorEnv)):
         return ()
+    # Asked for beforehand: a worker process that is asked for what it does not have ends.
+    return base.get_attr(name) if all(base.call("has_wrapper_attr", name)) else ()
 
 
 def _step_time_s(vector_env: VectorEnv) -> float | None:

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 import gymnasium.wrappers
 
-from sim_rl_plugin.config.signature import check_arguments
+from sim_rl_plugin.config.signature import parameters_of, unknown_key
 from sim_rl_plugin.errors import UserError, unknown_name
 from sim_rl_plugin.registry import resolve_callable
 
@@ -43,7 +43,7 @@ def parse_wrappers(wrappers: Sequence[str | dict[str, Any]]) -> tuple[WrapperCho
         wrappers: Names, or mappings with ``class_name`` and the wrapper's arguments.
 
     Raises:
-        UserError: There is no such wrapper, it does not belong here, or an argument is unknown or ill-typed.
+        UserError: There is no such wrapper, it does not belong here, or an argument is unknown or missing.
     """
     choices = []
     for index, item in enumerate(wrappers):
@@ -54,9 +54,26 @@ def parse_wrappers(wrappers: Sequence[str | dict[str, Any]]) -> tuple[WrapperCho
             raise UserError(f"{path}: expected a wrapper's name, or a mapping with class_name, found {item!r}")
         if name in _OURS:
             raise UserError(f"{path}: {name} does not belong here: {_OURS[name]}")
-        check_arguments(_find(name, path), given, path, provided=("env",))
-        choices.append(WrapperChoice(name, given))
+        _check_names(_find(name, path), given, path)
+        # YAML has no tuples, and some wrappers take nothing else.
+        choices.append(WrapperChoice(name, {key: _with_tuples(value) for key, value in given.items()}))
     return tuple(choices)
+
+
+def _check_names(wrapper: Callable[..., gymnasium.Env], given: dict[str, Any], path: str) -> None:
+    """Check the names of a wrapper's arguments; their types are its own business, whose annotations are too narrow."""
+    parameters = parameters_of(wrapper)
+    _, *settable = parameters.annotations or ["env"]
+    for name in given:
+        if name not in settable and not parameters.accepts_any:
+            raise unknown_key(path, name, settable)
+    for name in settable:
+        if name in parameters.required and name not in given:
+            raise UserError(f"{path}.{name} is missing: write {{class_name: ..., {name}: ...}}")
+
+
+def _with_tuples(value: Any) -> Any:
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _find(name: str, path: str) -> Callable[..., gymnasium.Env]:

@@ -90,7 +90,7 @@ class ForeignVecEnv(VecEnv):
         return limit if isinstance(limit, torch.Tensor) and limit.ndim else int(limit)
 
     @property
-    def episode_length_buf(self) -> torch.Tensor:  # type: ignore[override]
+    def episode_length_buf(self) -> torch.Tensor:
         """The inner environment's counters."""
         return self.env.episode_length_buf
 
@@ -172,7 +172,8 @@ class ForeignVecEnv(VecEnv):
             if value is None:
                 continue
             if not isinstance(value, torch.Tensor) or value.ndim not in (2, 4) or value.shape[0] != self.num_envs:
-                found = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
+                is_tensor = isinstance(value, torch.Tensor)
+                found = f"shape {tuple(value.shape)}" if is_tensor else f"a {type(value).__name__}"
                 raise UserError(
                     f"{type(self.env).__name__}: the observation group {name!r} has {found}, expected a tensor "
                     f"({self.num_envs}, size), or ({self.num_envs}, channels, height, width) for an image"

@@ -55,7 +55,7 @@ class TestGymnasiumLike(VecEnvContract):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.__name__)
 def test_every_shape_gives_the_same_episodes(shape: type[Plain]):
-    # 40 steps with a limit of 16: each ends twice at least. The right answers come from the shape that needs no wrapper.
+    # 40 steps with a limit of 16: each ends twice at least. The answers come from the shape that needs no wrapper.
     plain, env = RslRl(), as_vec_env(shape())
     assert sorted(env.get_observations().keys()) == SHAPES[shape]
     torch.testing.assert_close(env.get_observations()["policy"], plain.get_observations()["policy"])
@@ -113,7 +113,7 @@ def test_final_observations_are_passed_on_where_they_are_complete():
         groups: tuple[str, ...] = ("policy", "critic")
 
         def step(self, actions: torch.Tensor) -> tuple:
-            obs, *rest, extras = super().step(actions)
+            obs, *rest, _ = super().step(actions)
             return obs, *rest, {"final_obs": {name: obs[name].double() + 1.0 for name in self.groups}}
 
     extras = as_vec_env(WithFinal()).step(torch.zeros(6, 2))[3]
@@ -192,7 +192,7 @@ def without(*names: str) -> Any:
 def test_what_is_missing_is_named():
     with pytest.raises(UserError, match=r"Incomplete is no environment .* it has no num_actions, step\. Expected"):
         OnPolicyRunner(without("step", "num_actions"), ppo_cfg())
-    with pytest.raises(UserError, match="Nothing is no environment .* num_envs, num_actions, device"):
+    with pytest.raises(UserError, match=r"Nothing is no environment .* num_envs, num_actions, device"):
         as_vec_env(Nothing())
 
 
