@@ -237,9 +237,9 @@ def _try_partial_reset(vector_env: VectorEnv, mode: AutoresetMode, observation: 
         return True, observation
     mask = np.arange(vector_env.num_envs) == 0
     try:
-        # Wrappers may refuse: NormalizeObservation does.
+        # Wrappers may refuse: NormalizeObservation does, by an assertion in older versions.
         return True, vector_env.reset(options={"reset_mask": mask})[0]
-    except ValueError as error:
+    except (ValueError, AssertionError) as error:
         if mode is not AutoresetMode.DISABLED:
             return False, observation
         raise UserError(

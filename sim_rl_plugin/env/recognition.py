@@ -21,12 +21,15 @@ def as_vec_env(env: Any) -> VecEnv:
     """
     if isinstance(env, VecEnv):
         return env
-    wrapped = get_manager().first("sim_rl_wrap_env", env=env)
+    manager = get_manager()
+    wrapped = manager.first("sim_rl_wrap_env", env=env)
     if wrapped is not None:
         return wrapped
     missing = missing_members(env)
+    # A plugin that recognised it and then failed is the likelier reason than what is missing.
+    failed = [f"{f.plugin!r} failed ({f.message})" for f in manager.failures if f.where == "sim_rl_wrap_env"]
     raise UserError(
         f"{type(env).__name__} is no environment that can be trained on: it has no {', '.join(missing)}. Expected "
         f"{', '.join(REQUIRED)}, as rsl_rl's VecEnv has, or an object that an installed plugin recognises "
-        "(docs/adapters.md)"
+        "(docs/adapters.md)" + "".join(f"; the plugin {failure}" for failure in failed)
     )

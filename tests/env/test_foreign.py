@@ -201,6 +201,27 @@ def test_what_is_missing_is_named():
         as_vec_env(Nothing())
 
 
+def test_a_plugin_that_failed_on_it_is_named():
+    from sim_rl_plugin import plugins
+    from sim_rl_plugin.hooks import hookimpl
+
+    class Clumsy:
+        @hookimpl
+        def sim_rl_wrap_env(self, env):
+            raise KeyError("autoreset_mode")
+
+    manager = plugins.get_manager()
+    manager.register(Clumsy(), "clumsy")
+    try:
+        with pytest.raises(UserError, match=r"no num_envs.*; the plugin 'clumsy' failed \(KeyError: 'autoreset_mode'"):
+            as_vec_env(Nothing())
+        # Others are not kept from being trained on.
+        assert as_vec_env(Genesis()).num_envs == 6
+    finally:
+        manager.unregister("clumsy")
+        manager.failures[:] = [failure for failure in manager.failures if failure.plugin != "clumsy"]
+
+
 def test_what_cannot_be_understood_is_named():
     env = as_vec_env(without())
     with pytest.raises(UserError, match=r"Incomplete.step returned a NoneType, expected \(obs, rewards, dones"):
