@@ -14,10 +14,10 @@ from tensordict import TensorDict
 from torch import nn
 
 from sim_rl_plugin import distributed
-from sim_rl_plugin.algorithms.algorithm import Algorithm
+from sim_rl_plugin.algorithms.algorithm import Algorithm, overrides
 from sim_rl_plugin.algorithms.construction import Construction
 from sim_rl_plugin.algorithms.losses import adapted_learning_rate, surrogate_loss, value_loss
-from sim_rl_plugin.algorithms.mini_batches import MiniBatch, MiniBatches
+from sim_rl_plugin.algorithms.mini_batches import MiniBatch, MiniBatches, from_generator
 from sim_rl_plugin.algorithms.optimizer import (
     load_portable_state_dict,
     portable_state_dict,
@@ -33,6 +33,8 @@ from sim_rl_plugin.extensions import (
     resolve_rnd_config,
     resolve_symmetry_config,
 )
+from sim_rl_plugin.extensions.rnd import check_rnd_cfg
+from sim_rl_plugin.extensions.symmetry import check_symmetry_cfg
 from sim_rl_plugin.models import CNNModel, MLPModel
 from sim_rl_plugin.models.compilation import compile_model
 from sim_rl_plugin.models.memory import memory_of, restore_memory
@@ -163,13 +165,14 @@ class PPO(Algorithm):
         """Let the critic evaluate the coming rollout at once in ``compute_returns``.
 
         Until then ``transition.values`` stays None and rewards lack the value of time-outs. A
-        sub-class that overrides one of the three methods is left with the documented behaviour.
+        sub-class that overrides one of the three methods is left with the documented behaviour, and so
+        is a storage that overrides ``add_transition``.
         """
-        documented = ("act", "process_env_step", "compute_returns")
-        overridden = any(getattr(type(self), name) is not getattr(PPO, name) for name in documented)
+        overridden = overrides(self, PPO, "act", "process_env_step", "compute_returns")
+        overridden = overridden or overrides(self.storage, RolloutStorage, "add_transition")
         # Values of a rollout whose statistics change step by step must be computed step by step.
         moving = self.normalizer_update == "each_step"
-        mixing = not getattr(self._raw_critic, "is_sample_wise", True)
+        mixing = not getattr(self._raw_critic, "is_sample_wise", False)
         self._values_deferred = not (overridden or moving or mixing or self.critic.is_recurrent)
         self._time_outs.clear()
         self._skipped_n.clear()
@@ -225,7 +228,7 @@ class PPO(Algorithm):
                 self._time_outs.append(time_outs)
             else:
                 assert self.transition.values is not None, "act() comes first"
-                values = time_outs.values(self.critic, self.transition.values)
+                values = time_outs.values(self._raw_critic, self.transition.values)
                 self.transition.rewards = time_outs.added_to(rewards, self.gamma * values.squeeze(-1))
         if "skipped" in extras:
             self._skipped_n[self.storage.step] = extras["skipped"].to(self.device, torch.bool, copy=True)
@@ -280,7 +283,7 @@ class PPO(Algorithm):
             values_tn.copy_(self.critic(storage.observations[chunk].flatten(0, 1)).view_as(values_tn))
         for time_outs in self._time_outs:
             rewards_n = storage.rewards[time_outs.step].squeeze(-1)
-            values_n = time_outs.values(self.critic, storage.values[time_outs.step]).squeeze(-1)
+            values_n = time_outs.values(self._raw_critic, storage.values[time_outs.step]).squeeze(-1)
             rewards_n.copy_(time_outs.added_to(rewards_n, self.gamma * values_n))
         self._time_outs.clear()
 
@@ -312,6 +315,15 @@ class PPO(Algorithm):
 
     def _mini_batches(self) -> Iterator[MiniBatch]:
         """Yield the mini-batches of all epochs."""
+        if overrides(self.storage, RolloutStorage, "mini_batch_generator", "recurrent_mini_batch_generator"):
+            return from_generator(
+                self.storage,
+                (self.actor, self.critic),
+                self.symmetry,
+                num_mini_batches=self.num_mini_batches,
+                num_epochs=self.num_learning_epochs,
+                normalize_advantages=self.normalize_advantage_per_mini_batch,
+            )
         batches = MiniBatches(
             self.storage,
             self._raw_actor,
@@ -336,8 +348,7 @@ class PPO(Algorithm):
             loss, terms = self._loss(batch)
             rnd_loss = None
             if self.rnd is not None:
-                assert batch.rnd_state is not None
-                rnd_loss = self.rnd.loss_of_state(batch.rnd_state)
+                rnd_loss = self._rnd_loss(self.rnd, batch)
                 terms.append(rnd_loss)
             if self.symmetry is not None:
                 symmetry_loss = self.symmetry.compute_loss(self.actor, batch.samples, batch.num_originals)
@@ -358,16 +369,26 @@ class PPO(Algorithm):
             self.rnd.optimizer.step()
         return torch.stack([term.detach().float() for term in terms])
 
+    def _rnd_loss(self, rnd: RandomNetworkDistillation, batch: MiniBatch) -> torch.Tensor:
+        if batch.rnd_state is not None:
+            return rnd.loss_of_state(batch.rnd_state)
+        assert batch.samples.observations is not None
+        return rnd.compute_loss(batch.samples.observations[: batch.num_originals])
+
     def _loss(self, batch: MiniBatch) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return PPO's loss and its three terms, after adapting the learning rate to the batch."""
-        samples, originals = batch.samples, slice(batch.num_originals)
+        samples = batch.samples
         assert samples.actions is not None and samples.advantages is not None and samples.returns is not None
         assert samples.values is not None and samples.old_actions_log_prob is not None
         batch.actor.describe_distribution(self.actor)
         values = batch.critic.values(self.critic)
+        new_params, entropy = self.actor.output_distribution_params, self.actor.output_entropy
+        if self.symmetry is not None:
+            # Mirror images have no old distribution of their own, and no say in the entropy.
+            new_params = tuple(param[: batch.num_originals] for param in new_params)
+            entropy = entropy[: batch.num_originals]
         if self.schedule == "adaptive" and self.desired_kl is not None:
             assert samples.old_distribution_params is not None
-            new_params = tuple(param[originals] for param in self.actor.output_distribution_params)
             self._adapt_learning_rate(samples.old_distribution_params, new_params, self.desired_kl)
 
         log_prob = self.actor.get_output_log_prob(samples.actions)
@@ -377,9 +398,9 @@ class PPO(Algorithm):
         value = value_loss(
             values, samples.values, samples.returns, self.clip_param if self.use_clipped_value_loss else None
         )
-        entropy = self.actor.output_entropy[originals].mean()
-        loss = surrogate + self.value_loss_coef * value - self.entropy_coef * entropy
-        return loss, [value, surrogate, entropy]
+        mean_entropy = entropy.mean()
+        loss = surrogate + self.value_loss_coef * value - self.entropy_coef * mean_entropy
+        return loss, [value, surrogate, mean_entropy]
 
     def _adapt_learning_rate(
         self, old_params: tuple[torch.Tensor, ...], new_params: tuple[torch.Tensor, ...], desired_kl: float
@@ -508,11 +529,19 @@ class PPO(Algorithm):
             for model, memory in zip((self._raw_actor, self._raw_critic), state["memories"], strict=True):
                 restore_memory(model, memory, self.device)
         if self.rnd is not None and state["rnd"] is not None:
-            self.rnd.load_training_state(state["rnd"])
+            self.rnd.load_training_state(state["rnd"], self.storage.num_envs)
 
     def get_policy(self) -> MLPModel:
-        """Return the actor."""
-        return self.actor
+        """Return the actor, not its compiled front: it is exported, moved and run with other batch sizes."""
+        return self._raw_actor
+
+    @classmethod
+    def check_settings(cls, settings: dict[str, Any], path: str) -> None:
+        """Check the settings of the extensions, see ``check_arguments``."""
+        if settings.get("rnd_cfg") is not None:
+            check_rnd_cfg(settings["rnd_cfg"], f"{path}.rnd_cfg")
+        if settings.get("symmetry_cfg") is not None:
+            check_symmetry_cfg(settings["symmetry_cfg"], f"{path}.symmetry_cfg")
 
     @staticmethod
     def construct_algorithm(obs: TensorDict, env: VecEnv, cfg: dict[str, Any], device: str) -> PPO:
@@ -538,8 +567,9 @@ class PPO(Algorithm):
         actor = parts.build_model("actor")
         shared = {}
         if parts.arguments.pop("share_cnn_encoders", None):
-            if not isinstance(actor, CNNModel):
-                raise UserError("algorithm.share_cnn_encoders: the actor is no CNNModel; set it to null")
+            for section in ("actor", "critic"):
+                if not parts.is_model(section, CNNModel):
+                    raise UserError(f"algorithm.share_cnn_encoders: the {section} is no CNNModel; set it to null")
             shared = {"cnns": actor.cnns}
         critic = parts.build_model("critic", **shared)
         storage = RolloutStorage("rl", env.num_envs, cfg["num_steps_per_env"], obs, [env.num_actions], device)
@@ -585,6 +615,11 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 def _check_ranges(arguments: dict[str, Any]) -> None:
     """Raise for constructor arguments that make no sense, or that this version cannot serve."""
+    # A model of somebody else's need not have the attribute.
+    if getattr(arguments["actor"], "distribution", True) is None:
+        raise UserError(
+            "actor.distribution_cfg is missing: PPO samples its actions, from GaussianDistribution or another"
+        )
     for name, (low, high) in _RANGES.items():
         if not low <= arguments[name] <= high:
             expected = f"between {low:g} and {high:g}" if high < float("inf") else f"of {low:g} or more"

@@ -63,7 +63,7 @@ class MLPModel(nn.Module):
         self.distribution: Distribution | None = None
         mlp_output_dim: int | list[int] = output_dim
         if distribution_cfg is not None:
-            distribution_class, arguments = resolve_class(distribution_cfg, f"{obs_set}.distribution_cfg")
+            distribution_class, arguments = resolve_class(distribution_cfg, path=f"{obs_set}.distribution_cfg")
             self.distribution = distribution_class(output_dim, **arguments)
             mlp_output_dim = self.distribution.input_dim
         self.mlp = MLP(self._get_latent_dim(), mlp_output_dim, hidden_dims, activation)
@@ -253,8 +253,13 @@ class ExportablePolicy(nn.Module):
 
     @torch.jit.unused
     def get_dummy_inputs(self) -> tuple[torch.Tensor, ...]:
-        """Return inputs to trace with."""
+        """Return inputs to trace with, of one robot as in rsl_rl."""
         return (torch.zeros(1, self.input_size),)
+
+    @torch.jit.unused
+    def get_batch_axes(self) -> list[int]:
+        """Return along which axis of each input the robots lie."""
+        return [1 if name in ("h_in", "c_in") else 0 for name in self.input_names]
 
     @property
     def input_names(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 
 import pytest
 import torch
@@ -353,3 +354,19 @@ def test_learns_to_reach_the_origin():
         rewards.append(env.step(algorithm.act(last))[1].mean().item())
     assert sum(rewards[:5]) / 5 < 0.5
     assert sum(rewards[-5:]) / 5 > 0.75
+
+
+@pytest.mark.parametrize("rnn_type", ["gru", "lstm"])
+def test_a_recurrent_model_learns_from_rollouts_of_one_step(rnn_type: str):
+    env = PointEnv(num_envs=8)
+    cfg = {**ppo_cfg(num_mini_batches=2), "num_steps_per_env": 1}
+    for section in ("actor", "critic"):
+        cfg[section] |= {"class_name": "RNNModel", "rnn_type": rnn_type, "rnn_hidden_dim": 8}
+    algorithm = PPO.construct_algorithm(env.get_observations(), env, cfg, "cpu")
+    before = [parameter.detach().clone() for parameter in algorithm.actor.rnn.parameters()]
+    for _ in range(2):  # the memory is empty at the start of the first one only
+        algorithm.compute_returns(play(algorithm, env))
+        assert all(map(math.isfinite, algorithm.update().values()))
+    assert any(
+        (parameter != old).any() for parameter, old in zip(algorithm.actor.rnn.parameters(), before, strict=True)
+    )

@@ -8,28 +8,20 @@ HEAVY = ("torch", "numpy", "tensordict", "jax", "mujoco", "warp", "gymnasium", "
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["plugins"], ["--version"], ["pipeline", "run", "--help"]])
-def test_it_starts_at_once_and_imports_nothing_heavy(install, python, arguments):
+def test_it_imports_nothing_heavy(install, python, arguments):
     install("light", "sick")
     code = f"""
-import sys, time
-start = time.perf_counter()
+import sys
 from sim_rl_plugin.cli.main import main
 try:
     main({arguments!r}, prog_name="sim-rl")
 except SystemExit as end:
     assert not end.code, end.code
-print(time.perf_counter() - start)
 print([name for name in {HEAVY!r} if name in sys.modules])
 """
-    # The best of three: other processes share the machine.
-    times = []
-    for _ in range(3):
-        result = python(code)
-        assert result.returncode == 0, result.stderr
-        *_, seconds, heavy = result.stdout.splitlines()
-        assert heavy == "[]"
-        times.append(float(seconds))
-    assert min(times) < 0.5
+    result = python(code)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "[]"
 
 
 def test_help_lists_every_command_even_those_that_cannot_be_loaded(install, sim_rl):

@@ -1,13 +1,14 @@
 """Networks, normalisation and distributions."""
 
 import copy
+import math
 
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
 from sim_rl_plugin.modules import MLP, EmpiricalNormalization, GaussianDistribution
-from sim_rl_plugin.modules.activation import _ACTIVATIONS, resolve_nn_activation
+from sim_rl_plugin.modules.activation import _ACTIVATIONS, apply_in_place, resolve_nn_activation
 
 
 def test_mlp_has_the_layer_names_of_rsl_rl():
@@ -31,6 +32,13 @@ def test_activations_in_place_change_neither_output_nor_gradient(activation: str
     assert inputs.grad is not None
     torch.testing.assert_close(inputs.grad, other.grad)
     torch.testing.assert_close([p.grad for p in mlp.parameters()], [p.grad for p in plain.parameters()])
+
+
+def test_elu_keeps_its_derivative_in_bfloat16():
+    """At -8 the output is -1 to bfloat16's last bit, so that the derivative exp(-8) is not in it."""
+    x = torch.full((1,), -8.0, dtype=torch.bfloat16, requires_grad=True)
+    apply_in_place(torch.nn.ELU(), x * 1.0).backward()
+    assert x.grad.item() == pytest.approx(math.exp(-8.0), rel=0.01)
 
 
 def test_unknown_activation_and_no_hidden_layer():
