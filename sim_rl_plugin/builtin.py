@@ -92,6 +92,14 @@ def sim_rl_commands() -> list[Entry]:
 
 
 @hookimpl
+def sim_rl_wrap_env(env: Any) -> Any:
+    """Return an environment in the shape of rsl_rl, legged_gym, Isaac Lab or Genesis behind our contract, or None."""
+    from sim_rl_plugin.env.foreign import wrap_vec_env_shaped
+
+    return wrap_vec_env_shaped(env)
+
+
+@hookimpl
 def sim_rl_default_config(adapter: str, task: str) -> dict[str, Any] | None:
     """Return the settings that ``configs/`` holds for a task, or None."""
     from sim_rl_plugin.config.files import task_settings

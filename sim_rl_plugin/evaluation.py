@@ -87,10 +87,11 @@ def evaluate(policy: Policy, env: VecEnv, num_episodes: int) -> EvaluationResult
     obs = env.get_observations()
     with own_memory(policy):
         for _ in range(limit):
-            obs, rewards, dones = step_policy(policy, env, obs)
+            obs, rewards, dones, skipped = _step(policy, env, obs)
             returns += rewards.to("cpu", torch.float64)
-            lengths += 1
-            for index in dones.cpu().nonzero().flatten().tolist():
+            lengths += ~skipped
+            dones = dones.cpu() * ~skipped
+            for index in dones.nonzero().flatten().tolist():
                 if len(episodes[index]) < quotas[index]:
                     episodes[index].append((returns[index].item(), int(lengths[index])))
                 returns[index] = 0.0
@@ -124,11 +125,17 @@ def step_policy(policy: Policy, env: VecEnv, obs: TensorDict) -> tuple[TensorDic
     Returns:
         ``(obs, rewards, dones)`` as from ``env.step``.
     """
+    return _step(policy, env, obs)[:3]
+
+
+def _step(policy: Policy, env: VecEnv, obs: TensorDict) -> tuple[TensorDict, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As ``step_policy``, and which environments did nothing in this step but reset themselves, on the CPU."""
     with torch.inference_mode():
-        obs, rewards, dones, _ = env.step(policy(obs).to(env.device))
+        obs, rewards, dones, extras = env.step(policy(obs).to(env.device))
         if getattr(policy, "is_recurrent", False):
             policy.reset(dones)  # type: ignore[attr-defined]
-    return obs, rewards, dones
+    skipped = extras.get("skipped")
+    return obs, rewards, dones, torch.zeros(env.num_envs, dtype=torch.bool) if skipped is None else skipped.cpu()
 
 
 def _step_limit(env: VecEnv, episodes: int) -> int:

@@ -6,6 +6,7 @@ import copy
 import importlib
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,6 +58,8 @@ def get_entry(kind: str, name: str) -> Entry:
 
 
 def _get_owned(kind: str, name: str) -> OwnedEntry:
+    if kind == "adapters" and is_own_function(name):
+        return _own_function(name)
     found = [owned for owned in owned_entries(kind) if owned.entry.name == name]
     if not found:
         hint = "" if kind == "commands" else "(`sim-rl plugins` lists what is installed)"
@@ -68,6 +71,19 @@ def _get_owned(kind: str, name: str) -> OwnedEntry:
             "or leave it out of SIM_RL_PLUGINS"
         )
     return found[0]
+
+
+def is_own_function(simulator: str) -> bool:
+    """Say whether a simulator's name is ``module:function``, a function of the user's that opens environments."""
+    return ":" in simulator
+
+
+def _own_function(target: str) -> OwnedEntry:
+    """Return an entry for a simulator that is a function of the user's, ``module:function``."""
+    # The command does not look into the current folder by itself, `python -m` does.
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    return OwnedEntry("command line", Entry(target, target))
 
 
 def missing_requirements(entry: Entry) -> list[str]:
@@ -83,8 +99,17 @@ def check_requirements(kind: str, entry: Entry) -> None:
     """
     missing = missing_requirements(entry)
     if missing:
-        install = f'pip install "{entry.extra}"' if entry.extra else f"pip install {' '.join(missing)}"
-        raise UserError(f"the {KINDS[kind]} {entry.name!r} needs {', '.join(missing)}, not installed: {install}")
+        raise UserError(
+            f"the {KINDS[kind]} {entry.name!r} needs {', '.join(missing)}, not installed: {install_command(entry)}"
+        )
+
+
+def install_command(entry: Entry) -> str:
+    """Return the command that installs what an entry needs; empty if it names no extra and nothing is missing."""
+    if entry.extra:
+        return f'pip install "{entry.extra}"'
+    missing = missing_requirements(entry)
+    return f"pip install {' '.join(missing)}" if missing else ""
 
 
 def load(kind: str, name: str) -> Any:

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from sim_rl_plugin.config import RunConfig, check_env_options
-from sim_rl_plugin.env import VecEnv
+from sim_rl_plugin.config.signature import parameters_of
+from sim_rl_plugin.env import VecEnv, as_vec_env
 from sim_rl_plugin.env.clip_actions import ClipActions
 from sim_rl_plugin.errors import UserError, unknown_name
-from sim_rl_plugin.plugins import get_manager
-from sim_rl_plugin.registry import load_tasks
+from sim_rl_plugin.registry import is_own_function, load_tasks
 
 
 def resolve_device(name: str) -> str:
@@ -73,15 +73,16 @@ def open_env(
     adapter = check_env_options(config.simulator, config.env)
     with ExitStack() as stack:
         try:
-            context = adapter(
-                config.task,
+            opened = _call(
+                adapter,
+                config,
                 num_envs=config.num_envs if num_envs is None else num_envs,
                 device=device,
                 seed=config.seed if seed is None else seed,
                 render=render,
-                **config.to_dict()["env"],
             )
-            env = stack.enter_context(context)
+            is_context = hasattr(opened, "__exit__")
+            env = stack.enter_context(opened) if is_context else opened
         except UserError:
             raise
         except Exception as error:
@@ -90,13 +91,19 @@ def open_env(
             if tasks and config.task not in tasks:
                 raise unknown_name("task", config.task, tasks) from error
             raise
-        env = _as_vec_env(env)
+        env = as_vec_env(env)
+        if not is_context and hasattr(env, "close"):
+            stack.callback(env.close)
         yield env if config.clip_actions is None else ClipActions(env, config.clip_actions)
 
 
-def _as_vec_env(env: Any) -> VecEnv:
-    if isinstance(env, VecEnv):
-        return env
-    wrapped = get_manager().first("sim_rl_wrap_env", env=env)
-    # An environment of rsl_rl's own base class keeps the contract without being of our class.
-    return env if wrapped is None else wrapped
+def _call(adapter: Any, config: RunConfig, **provided: Any) -> Any:
+    """Return what an adapter opens; a function of the user's is given only what it asks for."""
+    options = config.to_dict()["env"]
+    if not is_own_function(config.simulator):
+        return adapter(config.task, **provided, **options)
+    parameters = parameters_of(adapter)
+    provided["task"] = config.task
+    if not parameters.accepts_any:
+        provided = {name: value for name, value in provided.items() if name in parameters.annotations}
+    return adapter(**provided, **options)

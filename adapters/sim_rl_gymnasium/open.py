@@ -11,8 +11,10 @@ import gymnasium
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
+from sim_rl_gymnasium.groups import check_spaces
 from sim_rl_gymnasium.tasks import resolve_task, task_spec
-from sim_rl_gymnasium.vec_env import GymnasiumVecEnv, check_spaces, close_vector_env
+from sim_rl_gymnasium.vec_env import GymnasiumVecEnv, close_vector_env
+from sim_rl_gymnasium.wrappers import WrapperChoice, parse_wrappers
 from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.errors import UserError, unknown_name
 
@@ -32,6 +34,7 @@ def open_task(
     vectorization: Vectorization = "sync",
     clip_actions: bool = True,
     make_options: dict[str, Any] | None = None,
+    wrappers: list[str | dict[str, Any]] | None = None,
     max_episode_steps: int | None = None,
 ) -> Iterator[VecEnv]:
     """Open ``num_envs`` environments of one task, and close them on exit.
@@ -48,6 +51,8 @@ def open_task(
         clip_actions: Whether actions are clipped to the bounds of the action space. They are never
             rescaled: an action is in the task's own unit.
         make_options: Keyword arguments of the environment, as ``gymnasium.make`` takes them.
+        wrappers: Wrappers around each environment, innermost first: names out of ``gymnasium.wrappers``,
+            ``"module:Class"``, or mappings with ``class_name`` and the wrapper's arguments.
         max_episode_steps: Control steps of an episode, or None for the registered limit.
 
     Yields:
@@ -61,9 +66,11 @@ def open_task(
     if num_envs < 1:
         raise UserError(f"num_envs is {num_envs}, expected at least 1")
     task_id = resolve_task(task)
-    make_one = _MakeOne(task_id, dict(make_options or {}))
+    chosen = parse_wrappers(wrappers or [])
+    known_limit = task_spec(task_id).max_episode_steps if max_episode_steps is None else max_episode_steps
+    make_one = _MakeOne(task_id, dict(make_options or {}), chosen, known_limit if chosen else None)
     step_dt = _try_out(make_one, render)
-    limit = _episode_limit(task_id, max_episode_steps)
+    limit = _checked_limit(task_id, known_limit)
     vector_env = _vectorize(make_one, num_envs, render, vectorization)
     try:
         env = GymnasiumVecEnv(
@@ -72,7 +79,6 @@ def open_task(
             device=device,
             seed=seed,
             clip_actions=clip_actions,
-            render=render,
             step_dt=step_dt,
             cfg={
                 "task": task_id,
@@ -81,6 +87,7 @@ def open_task(
                 "vectorization": vectorization,
                 "clip_actions": clip_actions,
                 "make_options": dict(make_options or {}),
+                "wrappers": list(wrappers or []),
                 "max_episode_steps": limit,
             },
         )
@@ -96,13 +103,19 @@ class _MakeOne:
 
     task_id: str
     options: dict[str, Any] = field(default_factory=dict)
+    wrappers: tuple[WrapperChoice, ...] = ()
+    limit: int | None = None
+    """Control steps after which Gymnasium's own ``TimeLimit`` strikes; None leaves it out."""
     filmed: bool | None = None
     """Whether this one renders; None if none does, and ``render`` will not be called."""
 
     def __call__(self) -> gymnasium.Env:
         options = self.options | ({"render_mode": "rgb_array"} if self.filmed else {})
-        # -1 leaves the time limit out: see vec_env.py for why it is counted there.
-        env = gymnasium.make(self.task_id, max_episode_steps=-1, disable_env_checker=True, **options)
+        # -1 leaves the time limit out: see vec_env.py for why it is counted there. Wrappers such as
+        # TimeAwareObservation ask for one, which then never strikes before ours.
+        env = gymnasium.make(self.task_id, max_episode_steps=self.limit or -1, disable_env_checker=True, **options)
+        for wrapper in self.wrappers:
+            env = wrapper(env)
         return _Unfilmed(env) if self.filmed is False else env
 
 
@@ -114,8 +127,7 @@ class _Unfilmed(gymnasium.Wrapper):
         return None
 
 
-def _episode_limit(task_id: str, max_episode_steps: int | None) -> int:
-    limit = task_spec(task_id).max_episode_steps if max_episode_steps is None else max_episode_steps
+def _checked_limit(task_id: str, limit: int | None) -> int:
     if limit is None:
         raise UserError(f"task {task_id!r} has no registered time limit: set max_episode_steps")
     if limit < 1:
@@ -136,14 +148,21 @@ def _try_out(make_one: _MakeOne, render: bool) -> float | None:
         env = make_one()
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         raise UserError(f"task {make_one.task_id!r} needs a package that is not installed: {error}") from error
-    except TypeError as error:
-        # Gymnasium adds the environment's name to this one; without options it is no mistake of the user.
-        if not make_one.options:
+    except Exception as error:
+        # Options and wrappers fail in as many ways as there are environments; without any of them it is
+        # no mistake of the user.
+        if make_one.wrappers:
+            names = ", ".join(wrapper.name for wrapper in make_one.wrappers)
+            what = f"wrappers {names}" + (f" and make_options {make_one.options!r}" if make_one.options else "")
+        elif make_one.options and isinstance(error, TypeError):
+            # Gymnasium adds the environment's name to this one.
+            what = f"make_options {make_one.options!r}"
+        else:
             raise
-        raise UserError(f"make_options {make_one.options!r} do not fit task {make_one.task_id!r}: {error}") from error
+        raise UserError(f"{what} do not fit task {make_one.task_id!r}: {type(error).__name__}: {error}") from error
     try:
         check_spaces(env.observation_space, env.action_space)
-        step_dt = _step_time_s(env)
+        step_dt = step_time_s(getattr(env.unwrapped, "dt", None), env.metadata)
     except UserError as error:
         raise UserError(f"task {make_one.task_id!r}: {error}") from None
     finally:
@@ -153,12 +172,11 @@ def _try_out(make_one: _MakeOne, render: bool) -> float | None:
     return step_dt
 
 
-def _step_time_s(env: gymnasium.Env) -> float | None:
+def step_time_s(step_dt: Any, metadata: dict[str, Any]) -> float | None:
     """Return the simulated seconds of a control step: what MuJoCo's tasks say, or the rate to film at."""
-    step_dt = getattr(env.unwrapped, "dt", None)
     if isinstance(step_dt, (int, float)) and step_dt > 0:
         return float(step_dt)
-    rate_hz = env.metadata.get("render_fps")
+    rate_hz = metadata.get("render_fps")
     return 1.0 / rate_hz if rate_hz else None
 
 

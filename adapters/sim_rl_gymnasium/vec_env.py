@@ -1,61 +1,75 @@
-"""A Gymnasium vector environment behind the contract of ``VecEnv``.
+"""A Gymnasium vector environment behind the contract of ``VecEnv``, whichever way it resets itself.
 
-The time limit is ours, not Gymnasium's. ``TimeLimit`` counts inside each environment, in other
-processes when they run there, where an assigned ``episode_length_buf`` could not reach it. So the
-environments are made without it, this adapter counts, truncates, and resets whoever ended through
-``reset(options={"reset_mask": ...})`` in ``AutoresetMode.DISABLED``. That makes the assignment work
-the same in one process and in many, tells a time-out from a termination exactly, and gives
-``final_obs`` as the batch that ``step`` returned, before any reset. (``SAME_STEP`` resets only what
-Gymnasium itself takes for ended, and packs the final observations into an object array.) A
-truncation by the environment itself counts as a time-out too: it is not a termination.
+The time limit is ours where possible, not Gymnasium's. ``TimeLimit`` counts inside each environment,
+in other processes when they run there, where an assigned ``episode_length_buf`` could not reach it. So
+this adapter counts, truncates, and resets whoever ended through ``reset(options={"reset_mask": ...})``,
+which works the same in one process and in many, tells a time-out from a termination exactly, and
+gives ``final_obs`` as the batch that ``step`` returned, before any reset. A truncation by the
+environment itself counts as a time-out too: it is not a termination.
+
+What the three modes of automatic resets make of it:
+
+- ``DISABLED``: as above; what ``sim-rl`` opens is in this mode.
+- ``NEXT_STEP``: the same where single environments can be reset, since a reset by hand also takes back
+  the one that was due in the next step. Where they cannot, the step that an environment spends on its
+  reset is marked in ``extras["skipped"]``, and the learner leaves it out.
+- ``SAME_STEP``: ends that the environment saw itself are reset already, and their last observations
+  lie in ``infos["final_obs"]``; ends by our limit are reset by hand where single environments can be.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from tensordict import TensorDict
 
+from sim_rl_gymnasium.groups import GroupMap, check_spaces, to_tensor
 from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.errors import UserError
 
 
 class GymnasiumVecEnv(VecEnv):
-    """Environments of one Gymnasium task, stepped together and reset by this class.
+    """Environments of one Gymnasium task, stepped together.
 
-    A ``Box`` observation is the group ``policy``; a ``Dict`` of boxes gives one group per key. Numbers
-    become float32. Images (three dimensions, or two of uint8) have their channels first, and uint8
-    images stay uint8.
+    Observations become groups as ``GroupMap`` says, rewards float32.
 
-    Args:
-        vector_env: In ``AutoresetMode.DISABLED``, made of environments without ``TimeLimit``.
-        max_episode_length: Control steps after which an episode is truncated.
-        device: Where tensors are returned.
-        seed: Environment ``i`` is seeded with ``seed + i``, as Gymnasium does.
-        clip_actions: Whether actions are clipped to the bounds of the action space.
-        render: Whether environment 0 was made with ``render_mode="rgb_array"``.
-        cfg: Written into the run folder.
-
-    Raises:
-        UserError: The action space or an observation space cannot be mapped.
+    Attributes:
+        counts_time: Whether the time limit is counted here, so that an assigned ``episode_length_buf``
+            is what it looks at. False for a vector environment that cannot reset single environments.
     """
 
     def __init__(
         self,
-        vector_env: SyncVectorEnv | AsyncVectorEnv,
+        vector_env: VectorEnv,
         *,
         max_episode_length: int,
         device: torch.device | str = "cpu",
-        seed: int = 0,
+        seed: int | None = None,
         clip_actions: bool = True,
-        render: bool = False,
         step_dt: float | None = None,
         cfg: dict[str, Any] | None = None,
     ) -> None:
+        """Reset every environment and begin.
+
+        Args:
+            vector_env: Any vector environment, in any mode of automatic resets, with or without a
+                ``TimeLimit`` of its own.
+            max_episode_length: Control steps after which an episode is truncated.
+            device: Where tensors are returned.
+            seed: Environment ``i`` is seeded with ``seed + i``, as Gymnasium does; None keeps the
+                random states that the environments have.
+            clip_actions: Whether actions are clipped to the bounds of the action space.
+            step_dt: Seconds of a control step, for whoever films; None if unknown.
+            cfg: Written into the run folder.
+
+        Raises:
+            UserError: A space cannot be mapped, or it is not known how the environment resets itself.
+        """
         check_spaces(vector_env.single_observation_space, vector_env.single_action_space)
         action_space = vector_env.single_action_space
         assert isinstance(action_space, spaces.Box)
@@ -65,46 +79,112 @@ class GymnasiumVecEnv(VecEnv):
         self.max_episode_length = max_episode_length
         self.device = torch.device(device)
         self.cfg = cfg or {}
-        self.step_dt = step_dt  # seconds, for whoever films
+        self.step_dt = step_dt
         self._vector_env = vector_env
+        self._mode = autoreset_mode(vector_env)
         self._action_space = action_space
         self._clip_actions = clip_actions
-        self._render = render
-        observation, _ = vector_env.reset(seed=int(seed))
-        self._obs = self._to_groups(observation)
-        self.episode_length_buf = torch.zeros(self.num_envs, dtype=torch.long, device=self.device)
+        self._groups = GroupMap(vector_env.single_observation_space, self.num_envs, self.device)
+        observation, _ = vector_env.reset(seed=seed)
+        self.counts_time, observation = _try_partial_reset(vector_env, self._mode, observation)
+        self._obs = self._groups.tensors(observation)
+        self._episode_length = torch.zeros(self.num_envs, dtype=torch.long, device=self.device)
+        self._resetting = np.zeros(self.num_envs, dtype=bool)  # those whose next step is a reset
+
+    @property
+    def episode_length_buf(self) -> torch.Tensor:
+        """See ``VecEnv``; an assignment is without effect, and warned about, unless ``counts_time``."""
+        return self._episode_length
+
+    @episode_length_buf.setter
+    def episode_length_buf(self, value: torch.Tensor) -> None:
+        if self.counts_time:
+            self._episode_length = value
+        else:
+            warnings.warn(
+                "this vector environment cannot reset single environments, so its episodes keep their own lengths "
+                "and begin all at once; AutoresetMode.DISABLED or SAME_STEP of Sync- or AsyncVectorEnv would do better",
+                stacklevel=2,
+            )
 
     def get_observations(self) -> TensorDict:
         """Return a copy of the last observations."""
         return self._obs.clone()
 
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
-        """Step every environment, and reset those that terminated, were truncated, or reached the limit."""
+        """Step every environment, and see to it that those that ended are reset."""
         observation, rewards, terminated, truncated, infos = self._vector_env.step(self._to_numpy(actions))
-        elapsed = self.episode_length_buf + 1
-        truncated = truncated | (elapsed >= self.max_episode_length).cpu().numpy()
-        dones = terminated | truncated
-
+        terminated, over = _flags(terminated), _flags(terminated) | _flags(truncated)
+        elapsed = self._episode_length + 1
+        dones = over | (elapsed >= self.max_episode_length).cpu().numpy() if self.counts_time else over
         extras: dict[str, Any] = {
-            "time_outs": self._to_tensor(truncated & ~terminated, torch.bool),
+            "time_outs": to_tensor(dones & ~terminated, torch.bool, self.device),
             "log": _reward_terms(infos),
         }
-        if dones.any():
-            # Converted before the reset, which writes into the same arrays.
-            extras["final_obs"] = self._to_groups(observation)
-            observation, _ = self._vector_env.reset(options={"reset_mask": dones})
-        self._obs = self._to_groups(observation)
-        done_tensor = self._to_tensor(dones, torch.bool)
-        self.episode_length_buf = torch.where(done_tensor, 0, elapsed)
-        return self._obs.clone(), self._to_tensor(rewards, torch.float32), done_tensor, extras
+        if self._mode is AutoresetMode.SAME_STEP:
+            self._obs, final_obs = self._reset_rest(observation, over, dones, infos)
+        elif self.counts_time:
+            self._obs, final_obs = self._reset_all(observation, dones)
+        else:
+            self._obs = self._groups.tensors(observation)
+            final_obs = self._obs.clone() if dones.any() else None
+            extras["skipped"] = to_tensor(self._resetting, torch.bool, self.device)
+            self._resetting, dones = dones, dones | self._resetting
+        if final_obs is not None:
+            extras["final_obs"] = final_obs
+        done_tensor = to_tensor(dones, torch.bool, self.device)
+        self._episode_length = torch.where(done_tensor, 0, elapsed)
+        return self._obs.clone(), to_tensor(rewards, torch.float32, self.device), done_tensor, extras
+
+    def _reset_all(self, observation: Any, dones: np.ndarray) -> tuple[TensorDict, TensorDict | None]:
+        """Reset those that ended; return the new observations and the final ones."""
+        # Converted before the reset, which may write into the same arrays.
+        final_obs = self._groups.tensors(observation)
+        if not dones.any():
+            return final_obs, None
+        observation, _ = self._vector_env.reset(options={"reset_mask": dones})
+        return self._groups.tensors(observation), final_obs
+
+    def _reset_rest(
+        self, observation: Any, over: np.ndarray, dones: np.ndarray, infos: dict[str, Any]
+    ) -> tuple[TensorDict, TensorDict | None]:
+        """As ``_reset_all`` where the environment has reset those that were ``over`` by its own lights."""
+        obs = self._groups.tensors(observation)
+        if not dones.any():
+            return obs, None
+        final_obs = self._final_obs(obs, over, infos.get("final_obs"))
+        rest = dones & ~over
+        if rest.any():
+            observation, _ = self._vector_env.reset(options={"reset_mask": rest})
+            obs = self._groups.tensors(observation)
+        return obs, final_obs
+
+    def _final_obs(self, obs: TensorDict, over: np.ndarray, last: Any) -> TensorDict | None:
+        """Return ``obs`` with the last observations of those that were ``over``; None if nobody gives them."""
+        if last is None and over.any():
+            return None
+        final_obs = obs.clone()
+        if isinstance(last, np.ndarray) and last.dtype == object:
+            # Gymnasium's own form: one observation per environment that ended, None in the other rows.
+            rows = np.flatnonzero(over)
+            self._groups.write_rows(final_obs, rows, list(last[rows]))
+        elif last is not None:
+            # A batch. Only the rows that ended: the others hold whatever the environment put there.
+            mask = torch.from_numpy(over).to(self.device)
+            for name, batch in self._groups.tensors(last).items():
+                final_obs[name][mask] = batch[mask]
+        return final_obs
 
     def close(self) -> None:
         """Close the environments and end their processes."""
         close_vector_env(self._vector_env)
 
     def render(self) -> Any:
-        """Return environment 0 as an RGB array, or None unless opened with ``render=True``."""
-        return self._vector_env.call("render")[0] if self._render else None
+        """Return environment 0 as an RGB array, or None unless it was made with ``render_mode="rgb_array"``."""
+        if self._vector_env.render_mode != "rgb_array":
+            return None
+        frames = self._vector_env.render()
+        return None if frames is None else np.asarray(frames[0])
 
     def _to_numpy(self, actions: torch.Tensor) -> np.ndarray:
         space = self._action_space
@@ -117,58 +197,73 @@ class GymnasiumVecEnv(VecEnv):
         batch = np.array(actions.detach().cpu().numpy(), dtype=space.dtype).reshape(self.num_envs, *space.shape)
         return np.clip(batch, space.low, space.high, out=batch) if self._clip_actions else batch
 
-    def _to_tensor(self, values: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-        return torch.tensor(values, dtype=dtype, device=self.device)
 
-    def _to_groups(self, observation: np.ndarray | dict[str, np.ndarray]) -> TensorDict:
-        batches = observation if isinstance(observation, dict) else {"policy": observation}
-        groups = {name: self._to_group(batch) for name, batch in batches.items()}
-        return TensorDict(groups, batch_size=[self.num_envs], device=self.device)
-
-    def _to_group(self, batch: np.ndarray) -> torch.Tensor:
-        """Copy a batch, once, in the layout of the contract."""
-        if batch.ndim == 4:
-            # Frame stacks have their channels first already: the channels are the shorter end.
-            if batch.shape[-1] <= batch.shape[1]:
-                batch = np.moveaxis(batch, -1, 1)
-        elif batch.ndim == 3 and batch.dtype == np.uint8:
-            batch = batch[:, np.newaxis]
-        else:
-            return self._to_tensor(batch.reshape(self.num_envs, -1), torch.float32)
-        return self._to_tensor(batch, torch.uint8 if batch.dtype == np.uint8 else torch.float32)
-
-
-def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
-    """Refuse spaces that have no place in the contract.
+def autoreset_mode(vector_env: VectorEnv) -> AutoresetMode:
+    """Return how a vector environment resets itself.
 
     Raises:
-        UserError: Names the space, what was expected, and what to do.
+        UserError: It does not say so.
     """
-    if not isinstance(action_space, spaces.Box) or not np.issubdtype(action_space.dtype, np.floating):
+    found = (vector_env.metadata or {}).get("autoreset_mode")
+    try:
+        return AutoresetMode(found)
+    except ValueError:
+        modes = ", ".join(f"AutoresetMode.{mode.name}" for mode in AutoresetMode)
         raise UserError(
-            f"the action space is {action_space}, expected a Box of floats: only continuous actions can be trained"
-        )
-    named = {"policy": observation_space}
-    if isinstance(observation_space, spaces.Dict):
-        named = dict(observation_space.spaces)
-    for name, space in named.items():
-        if not isinstance(space, spaces.Box):
-            raise UserError(
-                f"the observation space of {name!r} is {space}, expected a Box: flatten it with a wrapper "
-                "such as gymnasium.wrappers.FlattenObservation"
-            )
+            f"{type(vector_env.unwrapped).__name__}.metadata['autoreset_mode'] is {found!r}, expected one of {modes}: "
+            "whether an episode's end is followed by a reset in the same step, in the next, or not at all, cannot "
+            "be told from outside"
+        ) from None
 
 
-def close_vector_env(vector_env: SyncVectorEnv | AsyncVectorEnv) -> None:
+def _try_partial_reset(vector_env: VectorEnv, mode: AutoresetMode, observation: Any) -> tuple[bool, Any]:
+    """Find out whether single environments can be reset, by trying where it is not known.
+
+    Returns:
+        Whether they can, and the observations, which the trial may have changed.
+
+    Raises:
+        UserError: The environment leaves resets to its caller and yet cannot do this.
+    """
+    base = vector_env.unwrapped
+    is_theirs = isinstance(base, (SyncVectorEnv, AsyncVectorEnv))
+    if not is_theirs and mode is not AutoresetMode.DISABLED:
+        # Only DISABLED promises that the mask is looked at: others may reset everybody.
+        return False, observation
+    if isinstance(base, AsyncVectorEnv) and not base.shared_memory and mode is AutoresetMode.NEXT_STEP:
+        # Its workers would reset a second time: without shared memory they keep the reset that was due.
+        return False, observation
+    if is_theirs and base is vector_env:
+        return True, observation
+    mask = np.arange(vector_env.num_envs) == 0
+    try:
+        # Wrappers may refuse: NormalizeObservation does, by an assertion in older versions.
+        return True, vector_env.reset(options={"reset_mask": mask})[0]
+    except (ValueError, AssertionError) as error:
+        if mode is not AutoresetMode.DISABLED:
+            return False, observation
+        raise UserError(
+            f"{vector_env} leaves resets to its caller (AutoresetMode.DISABLED), but refuses to reset single "
+            f"environments: {error}"
+        ) from error
+
+
+def _flags(values: Any) -> np.ndarray:
+    values = values.cpu() if isinstance(values, torch.Tensor) else values
+    return np.asarray(values, dtype=bool)
+
+
+def close_vector_env(vector_env: VectorEnv) -> None:
     """Close environments and end their processes, also when some of these are gone already."""
     try:
         vector_env.close()
     except (OSError, EOFError):
         # Ctrl-C reaches every process of the terminal, so the workers may have left before us.
-        assert isinstance(vector_env, AsyncVectorEnv)
-        for process in vector_env.processes:
+        base = vector_env.unwrapped
+        assert isinstance(base, AsyncVectorEnv)
+        for process in base.processes:
             process.terminate()
-        vector_env.closed = True
+        base.closed = True
 
 
 def _reward_terms(infos: dict[str, Any]) -> dict[str, float]:
@@ -178,6 +273,7 @@ def _reward_terms(infos: dict[str, Any]) -> dict[str, float]:
         if name.startswith("_") or "reward" not in name:
             continue
         if isinstance(values, np.ndarray) and values.ndim == 1 and np.issubdtype(values.dtype, np.number):
-            reported = values[infos[f"_{name}"]]
-            terms[f"Step/{name}"] = float(reported.mean())
+            reported = values[infos.get(f"_{name}", slice(None))]
+            if len(reported):
+                terms[f"Step/{name}"] = float(reported.mean())
     return terms

@@ -23,7 +23,7 @@ from sim_rl_plugin.algorithms.optimizer import (
     portable_state_dict,
     publish_learning_rate,
 )
-from sim_rl_plugin.algorithms.returns import generalized_advantage_estimation, normalize
+from sim_rl_plugin.algorithms.returns import generalized_advantage_estimation, leave_out, normalize
 from sim_rl_plugin.algorithms.time_outs import TimeOuts
 from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.errors import UserError
@@ -156,6 +156,8 @@ class PPO(Algorithm):
 
         self._values_deferred = False
         self._time_outs: list[TimeOuts] = []
+        self._skipped_n: dict[int, torch.Tensor] = {}
+        """By step of the rollout, environments that did not take it."""
 
     # Rollout
 
@@ -173,6 +175,7 @@ class PPO(Algorithm):
         mixing = not getattr(self._raw_critic, "is_sample_wise", False)
         self._values_deferred = not (overridden or moving or mixing or self.critic.is_recurrent)
         self._time_outs.clear()
+        self._skipped_n.clear()
         # A rollout that broke off leaves its steps behind.
         self.storage.clear()
         self.transition.clear()
@@ -210,7 +213,7 @@ class PPO(Algorithm):
             obs: Observations after the step, batch size ``[n]``.
             rewards: ``(n,)``; not modified.
             dones: ``(n,)``.
-            extras: See ``VecEnv.step``; ``time_outs`` and ``final_obs`` are used.
+            extras: See ``VecEnv.step``; ``time_outs``, ``final_obs`` and ``skipped`` are used.
         """
         if self.normalizer_update == "each_step":
             self._update_normalization(obs)
@@ -227,6 +230,8 @@ class PPO(Algorithm):
                 assert self.transition.values is not None, "act() comes first"
                 values = time_outs.values(self._raw_critic, self.transition.values)
                 self.transition.rewards = time_outs.added_to(rewards, self.gamma * values.squeeze(-1))
+        if "skipped" in extras:
+            self._skipped_n[self.storage.step] = extras["skipped"].to(self.device, torch.bool, copy=True)
         self.storage.add_transition(self.transition)
         self.transition.clear()
         self.actor.reset(dones)
@@ -250,10 +255,23 @@ class PPO(Algorithm):
             )
             storage.returns.copy_(returns)
             advantages = returns.sub_(storage.values)
+            if self._skipped_n:
+                advantages = self._leave_out_skipped(advantages)
             if not self.normalize_advantage_per_mini_batch:
                 advantages = normalize(advantages)
             storage.advantages.copy_(advantages)
         self._values_deferred = False
+
+    def _leave_out_skipped(self, advantages_tn: torch.Tensor) -> torch.Tensor:
+        """Let nothing be learnt from steps that did not take place; return the advantages."""
+        storage = self.storage
+        skipped_tn = torch.zeros_like(storage.dones, dtype=torch.bool)
+        for step, skipped_n in self._skipped_n.items():
+            skipped_tn[step, :, 0] = skipped_n
+        self._skipped_n.clear()
+        # The critic's target is the value that it has.
+        storage.returns.copy_(torch.where(skipped_tn, storage.values, storage.returns))
+        return leave_out(advantages_tn, skipped_tn)
 
     def _evaluate_rollout(self) -> None:
         """Fill in what ``begin_rollout`` put off: values, and the value of what time-outs cut off."""

@@ -43,6 +43,16 @@ def generalized_advantage_estimation(
     return advantages_tn.add_(values_tn)
 
 
+def leave_out(advantages_tn: torch.Tensor, skipped_tn: torch.Tensor) -> torch.Tensor:
+    """Return advantages ``(t, n, 1)`` in which steps that did not take place have the mean of all others.
+
+    Normalisation turns it into 0, and it shifts the mean of nothing else.
+    """
+    taken_tn = (~skipped_tn).to(advantages_tn.dtype)
+    mean = (advantages_tn * taken_tn).sum() / taken_tn.sum().clamp(min=1.0)
+    return torch.where(skipped_tn, mean, advantages_tn)
+
+
 def normalize(advantages: torch.Tensor) -> torch.Tensor:
     """Return advantages with mean 0 and standard deviation 1 over all entries."""
     return (advantages - advantages.mean()) / (advantages.std() + 1e-8)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from typing import Any
 
 import click
@@ -22,7 +24,9 @@ def list_tasks(simulator: str | None, as_json: bool) -> None:
         click.echo(json.dumps(report, indent=2))
         return
     for item in report:
-        click.echo(f"{item['name']}  {item['summary']}".rstrip())
+        state = "installed" if item["installed"] else f"not installed: {item['install']}"
+        state = state if item["installed"] or item["missing"] else "cannot be used"
+        click.echo(f"{item['name']}  ({state})  {item['summary']}".rstrip())
         if item["problem"]:
             click.echo(f"  {item['problem']}")
         for task in item["tasks"]:
@@ -32,15 +36,21 @@ def list_tasks(simulator: str | None, as_json: bool) -> None:
 
 
 def _describe(name: str) -> dict[str, Any]:
-    summary, missing, tasks, problem = "", [], [], ""
+    """Return one simulator's entry; whatever is wrong with it is told in it."""
+    item: dict[str, Any] = {"name": name, "summary": "", "installed": False, "missing": [], "install": ""}
+    problem, tasks = "", []
     try:
         entry = registry.get_entry("adapters", name)
-        summary, missing = entry.summary, registry.missing_requirements(entry)
-        registry.check_requirements("adapters", entry)
-        tasks = registry.load_tasks(name)
+        item["summary"], item["missing"] = entry.summary, registry.missing_requirements(entry)
+        item["installed"] = not item["missing"]
+        item["install"] = registry.install_command(entry)
+        if item["installed"]:
+            # Simulators greet whoever imports them, which belongs neither between the tasks nor into JSON.
+            with contextlib.redirect_stdout(sys.stderr):
+                tasks = registry.load_tasks(name)
     except UserError as error:
         problem = str(error)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # One simulator that cannot tell its tasks must not hide the others.
         problem = f"its tasks cannot be listed: {type(error).__name__}: {error}"
-    return {"name": name, "summary": summary, "installed": not missing, "problem": problem, "tasks": tasks}
+    return {**item, "problem": problem, "tasks": tasks}

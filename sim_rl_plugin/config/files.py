@@ -84,11 +84,17 @@ def task_settings(simulator: str, task: str) -> dict[str, Any] | None:
     settings: dict[str, Any] = {}
     if (folder / "_default.yaml").is_file():
         settings = read_config(folder / "_default.yaml")
+    path = task_file(simulator, task)
+    return settings if path is None else merge_layers(settings, read_config(path))
+
+
+def task_file(simulator: str, task: str) -> Path | None:
+    """Return the file in ``configs/`` that is about this very task, if there is one."""
     for name in dict.fromkeys([task, re.sub(r"-v\d+$", "", task)]):
-        path = folder / f"{name}.yaml"
-        if _is_plain(name) and path.is_file():
-            return merge_layers(settings, read_config(path))
-    return settings
+        path = configs_folder() / simulator / f"{name}.yaml"
+        if _is_plain(simulator) and _is_plain(name) and path.is_file():
+            return path
+    return None
 
 
 def _is_plain(name: str) -> bool:

@@ -21,7 +21,7 @@ from sim_rl_plugin.config.signature import check_arguments, check_value, paramet
 from sim_rl_plugin.config.yaml_text import dump
 from sim_rl_plugin.errors import UserError, nearest
 from sim_rl_plugin.plugins import get_manager
-from sim_rl_plugin.registry import load, resolve_class
+from sim_rl_plugin.registry import is_own_function, load, resolve_class
 
 PROVIDED_TO_ALGORITHM = ("actor", "critic", "student", "teacher", "storage", "device", "multi_gpu_cfg")
 PROVIDED_TO_MODEL = ("obs", "obs_groups", "obs_set", "output_dim", "cnns")
@@ -80,6 +80,10 @@ def load_config(
     line = {"simulator": simulator, "task": task, **(options or {})}
     upper = merge_layers(upper, {key: value for key, value in line.items() if value is not None})
     upper = merge_layers(upper, parse_overrides(overrides))
+    named = upper.get("simulator")
+    if upper.get("task") is None and isinstance(named, str) and is_own_function(named):
+        # It opens what it opens, and need not take a task's name.
+        upper["task"] = named.rpartition(":")[2]
     if upper.get("task") is None:
         raise UserError("no task is given: say --task NAME (`sim-rl list` shows the tasks)")
     return on_task_settings(upper)
@@ -217,6 +221,8 @@ def check_env_options(simulator: str, options: dict[str, Any]) -> Any:
         UserError: The simulator is unknown or not installed, or an option is unknown or ill-typed.
     """
     adapter = load("adapters", simulator)
+    if not callable(adapter):
+        raise UserError(f"simulator: {simulator!r} is no function or class that opens environments")
     check_arguments(adapter, options, "env", provided=PROVIDED_TO_ADAPTER)
     return adapter
 

@@ -142,6 +142,8 @@ class FormCheck:
             return
         if "time_outs" in extras:
             self.tensor("time_outs", extras["time_outs"], (self._env.num_envs,), (torch.bool,))
+        if "skipped" in extras:
+            self.tensor("skipped", extras["skipped"], (self._env.num_envs,), (torch.bool,))
         if "final_obs" in extras:
             self._obs("final_obs", extras["final_obs"])
         log = extras.get("log", {})

@@ -142,6 +142,7 @@ class _Checker:
             rewards=rewards.clone(),
             dones=dones.bool().clone(),
             time_outs=None if time_outs is None else time_outs.clone(),
+            skipped=extras["skipped"].clone() if "skipped" in extras else torch.zeros_like(dones, dtype=torch.bool),
             age_before=age_before,
             age_after=age_after.clone(),
             forced=torch.zeros_like(age_before, dtype=torch.bool) if forced is None else forced,

@@ -77,6 +77,10 @@ class VecEnv(ABC):
               - ``final_obs``: TensorDict like ``obs``: in the rows of the environments that ended,
                 the observation before the reset. Other rows hold anything finite. May be missing
                 from a step in which none ended.
+              - ``skipped``: bool, ``(num_envs,)``: did nothing in this step but reset itself, one step
+                late. Only for simulators that cannot do better (Gymnasium's NEXT_STEP): ``obs`` of the
+                step before is then still the end of the old episode, and ``dones`` is true here too.
+                The learner does not learn from these rows, and no statistics count them.
               - ``log``: str to number or tensor: statistics of this step, averaged over the
                 iteration. A key stands only in the step it belongs to. A name with ``/`` is logged
                 as it is, any other under ``Episode/``.

@@ -24,8 +24,14 @@ class EpisodeStatistics:
         self._running_rn = torch.zeros(2, num_envs, device=device)
         self._steps: list[torch.Tensor] = []
 
-    def add(self, rewards_n: torch.Tensor, dones_n: torch.Tensor, intrinsic_n: torch.Tensor | None = None) -> None:
-        """Count one step, rewards in the unit of the task."""
+    def add(
+        self,
+        rewards_n: torch.Tensor,
+        dones_n: torch.Tensor,
+        intrinsic_n: torch.Tensor | None = None,
+        skipped_n: torch.Tensor | None = None,
+    ) -> None:
+        """Count one step, rewards in the unit of the task, for all but the environments that were ``skipped``."""
         if intrinsic_n is None and len(self._running_rn) > 2:
             # Resumed from a training that had intrinsic rewards.
             intrinsic_n = torch.zeros_like(rewards_n)
@@ -35,6 +41,10 @@ class EpisodeStatistics:
             increments = [torch.ones_like(rewards_n), rewards_n + intrinsic_n, rewards_n, intrinsic_n]
             self._split_returns()
         ended_n = dones_n > 0
+        if skipped_n is not None:
+            skipped_n = skipped_n.to(ended_n.device)
+            ended_n = ended_n & ~skipped_n
+            increments = [increment_n.masked_fill(skipped_n, 0.0) for increment_n in increments]
         for running_n, increment_n in zip(self._running_rn, increments, strict=True):
             running_n += increment_n
         self._steps.append(torch.cat((ended_n.to(rewards_n.dtype).unsqueeze(0), self._running_rn)))

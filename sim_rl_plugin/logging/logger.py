@@ -101,7 +101,7 @@ class Logger:
         log = extras.get("episode", extras.get("log"))
         if log:
             self._environment_log.add(log)
-        self._episodes.add(rewards, dones, intrinsic_rewards)
+        self._episodes.add(rewards, dones, intrinsic_rewards, extras.get("skipped"))
 
     def log(
         self,

@@ -29,7 +29,7 @@ from sim_rl_plugin.checkpoint import (
     set_random_state,
 )
 from sim_rl_plugin.config import check_train_cfg
-from sim_rl_plugin.env import VecEnv
+from sim_rl_plugin.env import VecEnv, as_vec_env
 from sim_rl_plugin.env.finite import FiniteWatch
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.export import write_onnx
@@ -54,15 +54,16 @@ class OnPolicyRunner:
         """Build the algorithm for the environment.
 
         Args:
-            env: The environment.
+            env: The environment: a ``VecEnv``, or anything that a plugin makes one of.
             train_cfg: Training dict in rsl_rl's shape; not modified.
             log_dir: Folder for logs and checkpoints; None writes nothing.
             device: Where to learn, such as ``cpu`` or ``cuda:0``.
 
         Raises:
-            ValueError: The training dict has a missing, unknown or ill-typed key.
+            ValueError: The training dict has a missing, unknown or ill-typed key, or nobody recognises
+                the environment.
         """
-        self.env = env
+        self.env = env = as_vec_env(env)
         self.cfg: dict[str, Any] = check_train_cfg(train_cfg)
         self.cfg.setdefault("save_interval", 50)
         self.device = device

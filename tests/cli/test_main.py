@@ -80,13 +80,15 @@ def test_plugins_shows_duplicates(install, sim_rl):
 def test_list_shows_tasks_and_what_to_install(install, sim_rl):
     install("lab")
     text = sim_rl("list").output
-    assert "lab  A point on a plane\n  Reach\n  Crawl\n" in text
-    assert 'pip install "sim-rl-plugin[absent]"' in text
+    assert "lab  (installed)  A point on a plane\n  Reach\n  Crawl\n" in text
+    assert 'absent  (not installed: pip install "sim-rl-plugin[absent]")  Not here\n' in text
     (lab,) = json.loads(sim_rl("list", "--sim", "lab", "--json").output)
     assert lab == {
         "name": "lab",
         "summary": "A point on a plane",
         "installed": True,
+        "missing": [],
+        "install": "",
         "problem": "",
         "tasks": ["Reach", "Crawl"],
     }
@@ -95,6 +97,37 @@ def test_list_shows_tasks_and_what_to_install(install, sim_rl):
         2,
         True,
     )
+
+
+def test_list_goes_on_where_a_simulator_cannot_tell_its_tasks_or_talks(install, sim_rl, site):
+    from sim_rl_plugin import plugins
+    from sim_rl_plugin.hooks import Entry, hookimpl
+
+    (site / "odd_sims.py").write_text(
+        "def raises(): raise RuntimeError('no display')\n"
+        "def leaves(): raise SystemExit(3)\n"
+        "def talks():\n    print('welcome to the simulator')\n    return ['Walk']\n"
+    )
+
+    class Odd:
+        @hookimpl
+        def sim_rl_adapters(self):
+            names = ("raises", "leaves", "talks", "absent")
+            return [Entry(name, "odd_sims:none", "Odd", tasks=f"odd_sims:{name}") for name in names]
+
+    install("lab")
+    plugins.get_manager().register(Odd(), "odd")
+    result = sim_rl("list", "--json")
+    assert result.exit_code == 0
+    report = {item["name"]: item for item in json.loads(result.stdout)}
+    assert report["raises"]["problem"] == "its tasks cannot be listed: RuntimeError: no display"
+    assert report["leaves"]["problem"] == "its tasks cannot be listed: SystemExit: 3"
+    assert report["talks"]["tasks"] == ["Walk"]
+    assert "claimed by the plugins 'lab' and 'odd'" in report["absent"]["problem"]
+    assert report["lab"]["tasks"] == ["Reach", "Crawl"]
+    text = sim_rl("list").output
+    assert "raises  (installed)  Odd\n  its tasks cannot be listed: RuntimeError: no display\n" in text
+    assert "absent  (cannot be used)\n" in text
 
 
 def test_list_without_any_simulator(site, sim_rl):
