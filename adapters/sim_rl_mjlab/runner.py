@@ -87,19 +87,22 @@ class MjlabRunner(OnPolicyRunner):
 
     # Export
 
-    def export_policy_to_onnx(self, path: str, filename: str = "policy.onnx", verbose: bool = False) -> None:
+    def export_policy_to_onnx(
+        self, path: str, filename: str = "policy.onnx", verbose: bool = False, *, dynamic_batch: bool = False
+    ) -> None:
         """Write the deterministic policy as ONNX; that of a tracking task holds the motion too.
 
         Args:
             path: Folder, created if needed.
             filename: Name of the file in it.
             verbose: Let the exporter print what it does.
+            dynamic_batch: Let the graph take any number of robots at once; the policy alone, without a motion.
 
         Raises:
             ValueError: The packages for export are not installed.
         """
-        if self._simulation is None:
-            super().export_policy_to_onnx(path, filename, verbose)
+        if self._simulation is None or dynamic_batch:
+            super().export_policy_to_onnx(path, filename, verbose, dynamic_batch=dynamic_batch)
             return
         from sim_rl_mjlab.export import write_onnx
 
