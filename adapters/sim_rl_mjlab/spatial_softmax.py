@@ -85,19 +85,30 @@ class SpatialSoftmaxCNNModel(CNNModel):
     ``cnn_cfg`` may hold ``spatial_softmax_temperature``; pooling and flattening are given.
     """
 
+    @classmethod
+    def check_settings(cls, settings: Mapping[str, Any], path: str) -> None:
+        """Check the arguments of the convolutional networks, without those that are ours, see ``check_arguments``."""
+        cnn_cfg = settings.get("cnn_cfg")
+        super().check_settings({**settings, "cnn_cfg": cnn_cfg and _of_convolutions(cnn_cfg)}, path)
+
     def _build_encoders(self, cnn_cfg: Mapping[str, Any] | None, path: str) -> dict[str, Any]:
         if cnn_cfg is None:
             raise UserError(f"{path} is missing: it holds the arguments of the convolutional network")
-        is_per_group = all(isinstance(value, Mapping) for value in cnn_cfg.values())
-        own = {group: dict(cnn_cfg[group] if is_per_group else cnn_cfg) for group in self.obs_groups_2d}
-        plain = {
-            group: {key: value for key, value in cfg.items() if key not in (*_OWN_KEYS, *_FIXED_KEYS)}
-            for group, cfg in own.items()
-        }
-        super()._build_encoders(plain, path)  # checks the arguments, with their key paths
-        return {
-            group: SpatialSoftmaxCNN(
-                size, channels, temperature=own[group].get("spatial_softmax_temperature", 1.0), **plain[group]
-            )
-            for group, size, channels in zip(self.obs_groups_2d, self.obs_dims_2d, self.obs_channels_2d, strict=True)
-        }
+        plain = super()._build_encoders(_of_convolutions(cnn_cfg), path)  # finds groups that are missing or unknown
+        encoders: dict[str, Any] = {}
+        for group, size, channels in zip(plain, self.obs_dims_2d, self.obs_channels_2d, strict=True):
+            own = cnn_cfg[group] if _is_per_group(cnn_cfg) else cnn_cfg
+            temperature = own.get("spatial_softmax_temperature", 1.0)
+            encoders[group] = SpatialSoftmaxCNN(size, channels, temperature=temperature, **_of_convolutions(own))
+        return encoders
+
+
+def _is_per_group(cnn_cfg: Mapping[str, Any]) -> bool:
+    return all(isinstance(value, Mapping) for value in cnn_cfg.values())
+
+
+def _of_convolutions(cnn_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of the arguments goes to ``CNN``, for one group or for each."""
+    if _is_per_group(cnn_cfg):
+        return {group: _of_convolutions(cfg) for group, cfg in cnn_cfg.items()}
+    return {key: value for key, value in cnn_cfg.items() if key not in (*_OWN_KEYS, *_FIXED_KEYS)}

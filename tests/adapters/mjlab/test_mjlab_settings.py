@@ -283,5 +283,7 @@ def test_the_camera_model_is_built_from_mjlabs_settings() -> None:
     # Four flat observations and a place (x, y) for each of six channels.
     assert model.mlp[0].in_features == 4 + 2 * 6
     assert model.cnns["camera"].spatial_softmax.temperature == 0.5
-    with pytest.raises(UserError, match=r"actor\.cnn_cfg\.strid"):
-        SpatialSoftmaxCNNModel(obs, {"actor": ["camera"]}, "actor", 3, cnn_cfg={**cnn_cfg, "strid": 2})
+    SpatialSoftmaxCNNModel.check_settings({"cnn_cfg": cnn_cfg}, "actor")
+    SpatialSoftmaxCNNModel.check_settings({"cnn_cfg": {"camera": cnn_cfg}}, "actor")
+    with pytest.raises(UserError, match=r"actor\.cnn_cfg\.strid.*actor\.cnn_cfg\.stride"):
+        SpatialSoftmaxCNNModel.check_settings({"cnn_cfg": {**cnn_cfg, "strid": 2}}, "actor")
