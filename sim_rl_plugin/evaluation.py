@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,29 +84,38 @@ def evaluate(policy: Policy, env: VecEnv, num_episodes: int) -> EvaluationResult
     returns = torch.zeros(env.num_envs, dtype=torch.float64)
     lengths = torch.zeros(env.num_envs, dtype=torch.int64)
     limit = _step_limit(env, int(quotas.max()))
-    start_episodes(policy)
     obs = env.get_observations()
-    for _ in range(limit):
-        obs, rewards, dones = step_policy(policy, env, obs)
-        returns += rewards.to("cpu", torch.float64)
-        lengths += 1
-        for index in dones.cpu().nonzero().flatten().tolist():
-            if len(episodes[index]) < quotas[index]:
-                episodes[index].append((returns[index].item(), int(lengths[index])))
-            returns[index] = 0.0
-            lengths[index] = 0
-        if sum(map(len, episodes)) == num_episodes:
-            break
-    else:
-        raise UserError(f"the evaluation was given up: episodes do not end within {limit} steps")
+    with own_memory(policy):
+        for _ in range(limit):
+            obs, rewards, dones = step_policy(policy, env, obs)
+            returns += rewards.to("cpu", torch.float64)
+            lengths += 1
+            for index in dones.cpu().nonzero().flatten().tolist():
+                if len(episodes[index]) < quotas[index]:
+                    episodes[index].append((returns[index].item(), int(lengths[index])))
+                returns[index] = 0.0
+                lengths[index] = 0
+            if sum(map(len, episodes)) == num_episodes:
+                break
+        else:
+            raise UserError(f"the evaluation was given up: episodes do not end within {limit} steps")
     done = [episode for of_env in episodes for episode in of_env]
     return EvaluationResult(tuple(item[0] for item in done), tuple(item[1] for item in done))
 
 
-def start_episodes(policy: Policy) -> None:
-    """Empty the memory of a recurrent policy, which may be that of other environments."""
-    if getattr(policy, "is_recurrent", False):
-        policy.reset()  # type: ignore[attr-defined]
+@contextmanager
+def own_memory(policy: Any) -> Iterator[None]:
+    """Let a recurrent policy begin with an empty memory, and give it back the one that it had of other environments."""
+    # A policy of somebody else's may have no more than `reset(dones)`.
+    if not getattr(policy, "is_recurrent", False) or not hasattr(policy, "get_hidden_state"):
+        yield
+        return
+    memory = policy.get_hidden_state()
+    policy.reset()
+    try:
+        yield
+    finally:
+        policy.reset(hidden_state=memory)
 
 
 def step_policy(policy: Policy, env: VecEnv, obs: TensorDict) -> tuple[TensorDict, torch.Tensor, torch.Tensor]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.errors import UserError
-from sim_rl_plugin.evaluation import Policy, start_episodes, step_policy
+from sim_rl_plugin.evaluation import Policy, own_memory, step_policy
 
 # Enough to judge a gait by; every frame more costs rendering time.
 _MAX_FRAMES_PER_S = 30
@@ -30,12 +30,12 @@ def frames_of(policy: Policy, env: VecEnv, num_steps: int, every: int = 1) -> It
     Raises:
         UserError: The environment cannot render.
     """
-    start_episodes(policy)
     obs = env.get_observations()
-    for step in range(num_steps):
-        if step % every == 0:
-            yield _frame(env)
-        obs, _, _ = step_policy(policy, env, obs)
+    with own_memory(policy):
+        for step in range(num_steps):
+            if step % every == 0:
+                yield _frame(env)
+            obs, _, _ = step_policy(policy, env, obs)
 
 
 def write_video(policy: Policy, env: VecEnv, path: Path, num_steps: int) -> Path:

@@ -51,6 +51,11 @@ class Construction:
         model = model_class(self._obs, self.obs_groups, section, self._sections[section], **arguments, **more)
         return model.to(self._device)
 
+    def is_model(self, section: str, model_class: type) -> bool:
+        """Return whether the model of a section is of a class."""
+        found = self._models[section][0]
+        return isinstance(found, type) and issubclass(found, model_class)
+
     def _resolve(self, cfg: dict[str, Any], section: str, provided: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
         if cfg.get(section) is None:
             raise UserError(f"the training config has no section '{section}'; it holds {', '.join(cfg)}")

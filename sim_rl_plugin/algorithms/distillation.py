@@ -5,7 +5,6 @@ Legend of shapes: ``t`` steps of a rollout, ``n`` environments, ``a`` actions.
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -25,7 +24,8 @@ from sim_rl_plugin.algorithms.optimizer import (
     publish_learning_rate,
 )
 from sim_rl_plugin.algorithms.ppo import PPO
-from sim_rl_plugin.config.signature import unknown_key
+from sim_rl_plugin.config.loading import CONSTRUCTION_KEYS, PROVIDED_TO_ALGORITHM
+from sim_rl_plugin.config.signature import check_arguments, parameters_of, unknown_key
 from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.models import MLPModel
@@ -102,7 +102,7 @@ class Distillation(Algorithm):
         Raises:
             ValueError: A value is out of range, or a setting is unknown.
         """
-        _check_unused(kwargs)
+        _warn_of_unused(kwargs)
         for name, value in (("num_learning_epochs", num_learning_epochs), ("gradient_length", gradient_length)):
             if value < 1:
                 raise UserError(f"algorithm.{name}: expected 1 or more, found {value}")
@@ -135,11 +135,19 @@ class Distillation(Algorithm):
         self.loss_type = loss_type
         self.loss_fn = ACTION_LOSSES.get(loss_type)
         """Loss between the actions of student and teacher; None for ``kl``."""
-        self.teacher_share = TeacherShare(storage.num_envs, device, **dagger_cfg) if dagger_cfg else None
+        self.teacher_share = None if dagger_cfg is None else TeacherShare(storage.num_envs, device, **dagger_cfg)
         self.num_updates = 0
         self._warn_of_unused_steps()
 
     # Rollout
+
+    def begin_rollout(self) -> None:
+        """Start from the memories as they are now; what a rollout that broke off has left behind is dropped."""
+        self.storage.clear()
+        self.transition.clear()
+        # Ordinary tensors even within inference mode, for the update goes back through them.
+        with torch.inference_mode(False):
+            self.last_hidden_states = (memory_of(self._raw_student), memory_of(self._raw_teacher))
 
     def act(self, obs: TensorDict) -> torch.Tensor:
         """Let the student act and the teacher label, and note both in ``transition``.
@@ -385,14 +393,16 @@ class Distillation(Algorithm):
             has_student = "student_state_dict" in checkpoints[0]
             self.load(checkpoints[0], {"student": has_student, "teacher": True}, strict=True)
             return
-        expected = 1 if members is None else len(members)
+        # Those out of exported files have their parameters already.
+        awaiting = [i for i, member in enumerate(members or ()) if not getattr(member, "is_loaded", False)]
+        expected = 1 if members is None else len(awaiting)
         if len(checkpoints) != expected:
             raise UserError(f"init_from: expected {expected} checkpoints, one per teacher, found {len(checkpoints)}")
         merged = {}
-        for index, contents in enumerate(checkpoints):
+        for number, (index, contents) in enumerate(zip(awaiting, checkpoints, strict=True), 1):
             state = contents.get("actor_state_dict") or contents.get("student_state_dict")
             if state is None:
-                raise UserError(f"init_from: checkpoint {index + 1} holds no policy; it holds {', '.join(contents)}")
+                raise UserError(f"init_from: checkpoint {number} holds no policy; it holds {', '.join(contents)}")
             merged.update({f"teachers.{index}.{key}": value for key, value in state.items()})
         self.load({"teacher_state_dict": merged}, {"teacher": True}, strict=True)
 
@@ -424,6 +434,13 @@ class Distillation(Algorithm):
     def get_policy(self) -> MLPModel:
         """Return the student."""
         return self._raw_student
+
+    @classmethod
+    def check_settings(cls, settings: dict[str, Any], path: str) -> None:
+        """Check what the constructor's signature does not say, see ``check_arguments``."""
+        _refuse_unknown(cls, settings, path)
+        if settings.get("dagger_cfg") is not None:
+            check_arguments(TeacherShare, settings["dagger_cfg"], f"{path}.dagger_cfg", provided=("num_envs", "device"))
 
     @staticmethod
     def construct_algorithm(obs: TensorDict, env: VecEnv, cfg: dict[str, Any], device: str) -> Distillation:
@@ -466,15 +483,21 @@ class Distillation(Algorithm):
         distributed.average_gradients(self._raw_student.parameters(), self.grad_reduce_bucket_mb)
 
 
-def _check_unused(kwargs: dict[str, Any]) -> None:
-    """Warn of settings that only PPO has, and raise for those that nobody has."""
-    ours = set(inspect.signature(Distillation.__init__).parameters) - {"self", "kwargs"}
-    ppos = {*inspect.signature(PPO.__init__).parameters, "share_cnn_encoders"} - {"self"}
-    for name, value in kwargs.items():
-        if name not in ppos:
-            raise unknown_key("algorithm", name, sorted(ours))
+def _refuse_unknown(algorithm_class: type, settings: dict[str, Any], path: str) -> None:
+    """Raise for settings that neither the algorithm nor PPO has, and for extensions of PPO."""
+    ours = set(parameters_of(algorithm_class).annotations) - set(PROVIDED_TO_ALGORITHM)
+    ppos = {*parameters_of(PPO).annotations, *CONSTRUCTION_KEYS}
+    for name, value in settings.items():
+        if name not in ours | ppos:
+            raise unknown_key(path, name, sorted(ours))
         if name in ("rnd_cfg", "symmetry_cfg") and value is not None:
-            raise UserError(f"algorithm.{name}: not possible with Distillation; set it to null")
+            raise UserError(f"{path}.{name}: not possible with Distillation; set it to null")
+
+
+def _warn_of_unused(kwargs: dict[str, Any]) -> None:
+    """Warn of settings that only PPO has, and raise for those that nobody has."""
+    _refuse_unknown(Distillation, kwargs, "algorithm")
+    for name, value in kwargs.items():
         if value is not None:
             warnings.warn(f"algorithm.{name}: a setting of PPO, which Distillation does not use", stacklevel=3)
 

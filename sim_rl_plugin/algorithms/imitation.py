@@ -27,18 +27,25 @@ def check_loss_type(loss_type: str, student: Any, teacher: Any) -> None:
         return
     if loss_type != "kl":
         raise unknown_name("algorithm.loss_type", loss_type, [*ACTION_LOSSES, "kl"])
-    kinds = []
+    distributions = []
     for section, model in (("student", student), ("teacher", teacher)):
         for member in getattr(model, "teachers", None) or [model]:
             if getattr(member, "distribution", None) is None:
                 raise UserError(f"algorithm.loss_type: 'kl' compares distributions, and the {section} has none")
-            kinds.append(type(member.distribution))
+            distributions.append(member.distribution)
+    kinds = [type(distribution) for distribution in distributions]
     for kind in kinds[1:]:
         if not issubclass(kind, kinds[0]) and not issubclass(kinds[0], kind):
             raise UserError(
                 f"algorithm.loss_type: 'kl' needs distributions of one kind, and the student has {kinds[0].__name__}, "
                 f"the teacher {kind.__name__}"
             )
+    # On different ranges a Beta distribution has another support, and the divergence is infinite.
+    ranges = {
+        tuple(distribution.action_range) for distribution in distributions if hasattr(distribution, "action_range")
+    }
+    if len(ranges) > 1:
+        raise UserError(f"algorithm.loss_type: 'kl' needs distributions of one action_range, found {sorted(ranges)}")
 
 
 def label(teacher: Any, obs: TensorDict, with_params: bool) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:

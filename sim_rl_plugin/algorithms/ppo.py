@@ -33,6 +33,8 @@ from sim_rl_plugin.extensions import (
     resolve_rnd_config,
     resolve_symmetry_config,
 )
+from sim_rl_plugin.extensions.rnd import check_rnd_cfg
+from sim_rl_plugin.extensions.symmetry import check_symmetry_cfg
 from sim_rl_plugin.models import CNNModel, MLPModel
 from sim_rl_plugin.models.compilation import compile_model
 from sim_rl_plugin.models.memory import memory_of, restore_memory
@@ -222,7 +224,7 @@ class PPO(Algorithm):
                 self._time_outs.append(time_outs)
             else:
                 assert self.transition.values is not None, "act() comes first"
-                values = time_outs.values(self.critic, self.transition.values)
+                values = time_outs.values(self._raw_critic, self.transition.values)
                 self.transition.rewards = time_outs.added_to(rewards, self.gamma * values.squeeze(-1))
         self.storage.add_transition(self.transition)
         self.transition.clear()
@@ -262,7 +264,7 @@ class PPO(Algorithm):
             values_tn.copy_(self.critic(storage.observations[chunk].flatten(0, 1)).view_as(values_tn))
         for time_outs in self._time_outs:
             rewards_n = storage.rewards[time_outs.step].squeeze(-1)
-            values_n = time_outs.values(self.critic, storage.values[time_outs.step]).squeeze(-1)
+            values_n = time_outs.values(self._raw_critic, storage.values[time_outs.step]).squeeze(-1)
             rewards_n.copy_(time_outs.added_to(rewards_n, self.gamma * values_n))
         self._time_outs.clear()
 
@@ -342,14 +344,18 @@ class PPO(Algorithm):
 
     def _loss(self, batch: MiniBatch) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return PPO's loss and its three terms, after adapting the learning rate to the batch."""
-        samples, originals = batch.samples, slice(batch.num_originals)
+        samples = batch.samples
         assert samples.actions is not None and samples.advantages is not None and samples.returns is not None
         assert samples.values is not None and samples.old_actions_log_prob is not None
         batch.actor.describe_distribution(self.actor)
         values = batch.critic.values(self.critic)
+        new_params, entropy = self.actor.output_distribution_params, self.actor.output_entropy
+        if self.symmetry is not None:
+            # Mirror images have no old distribution of their own, and no say in the entropy.
+            new_params = tuple(param[: batch.num_originals] for param in new_params)
+            entropy = entropy[: batch.num_originals]
         if self.schedule == "adaptive" and self.desired_kl is not None:
             assert samples.old_distribution_params is not None
-            new_params = tuple(param[originals] for param in self.actor.output_distribution_params)
             self._adapt_learning_rate(samples.old_distribution_params, new_params, self.desired_kl)
 
         log_prob = self.actor.get_output_log_prob(samples.actions)
@@ -359,9 +365,9 @@ class PPO(Algorithm):
         value = value_loss(
             values, samples.values, samples.returns, self.clip_param if self.use_clipped_value_loss else None
         )
-        entropy = self.actor.output_entropy[originals].mean()
-        loss = surrogate + self.value_loss_coef * value - self.entropy_coef * entropy
-        return loss, [value, surrogate, entropy]
+        mean_entropy = entropy.mean()
+        loss = surrogate + self.value_loss_coef * value - self.entropy_coef * mean_entropy
+        return loss, [value, surrogate, mean_entropy]
 
     def _adapt_learning_rate(
         self, old_params: tuple[torch.Tensor, ...], new_params: tuple[torch.Tensor, ...], desired_kl: float
@@ -490,11 +496,19 @@ class PPO(Algorithm):
             for model, memory in zip((self._raw_actor, self._raw_critic), state["memories"], strict=True):
                 restore_memory(model, memory, self.device)
         if self.rnd is not None and state["rnd"] is not None:
-            self.rnd.load_training_state(state["rnd"])
+            self.rnd.load_training_state(state["rnd"], self.storage.num_envs)
 
     def get_policy(self) -> MLPModel:
-        """Return the actor."""
-        return self.actor
+        """Return the actor, not its compiled front: it is exported, moved and run with other batch sizes."""
+        return self._raw_actor
+
+    @classmethod
+    def check_settings(cls, settings: dict[str, Any], path: str) -> None:
+        """Check the settings of the extensions, see ``check_arguments``."""
+        if settings.get("rnd_cfg") is not None:
+            check_rnd_cfg(settings["rnd_cfg"], f"{path}.rnd_cfg")
+        if settings.get("symmetry_cfg") is not None:
+            check_symmetry_cfg(settings["symmetry_cfg"], f"{path}.symmetry_cfg")
 
     @staticmethod
     def construct_algorithm(obs: TensorDict, env: VecEnv, cfg: dict[str, Any], device: str) -> PPO:
@@ -520,8 +534,9 @@ class PPO(Algorithm):
         actor = parts.build_model("actor")
         shared = {}
         if parts.arguments.pop("share_cnn_encoders", None):
-            if not isinstance(actor, CNNModel):
-                raise UserError("algorithm.share_cnn_encoders: the actor is no CNNModel; set it to null")
+            for section in ("actor", "critic"):
+                if not parts.is_model(section, CNNModel):
+                    raise UserError(f"algorithm.share_cnn_encoders: the {section} is no CNNModel; set it to null")
             shared = {"cnns": actor.cnns}
         critic = parts.build_model("critic", **shared)
         storage = RolloutStorage("rl", env.num_envs, cfg["num_steps_per_env"], obs, [env.num_actions], device)
@@ -567,6 +582,11 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 def _check_ranges(arguments: dict[str, Any]) -> None:
     """Raise for constructor arguments that make no sense, or that this version cannot serve."""
+    # A model of somebody else's need not have the attribute.
+    if getattr(arguments["actor"], "distribution", True) is None:
+        raise UserError(
+            "actor.distribution_cfg is missing: PPO samples its actions, from GaussianDistribution or another"
+        )
     for name, (low, high) in _RANGES.items():
         if not low <= arguments[name] <= high:
             expected = f"between {low:g} and {high:g}" if high < float("inf") else f"of {low:g} or more"

@@ -37,7 +37,7 @@ class TimeOuts:
             return cls(step, mask, None, None)
         if mask.device.type == "cpu":
             rows = mask.nonzero().squeeze(-1)
-            return cls(step, mask, rows, final_obs[rows] if rows.numel() else None)
+            return cls(step, mask, rows, final_obs[rows].to(device) if rows.numel() else None)
         return cls(step, mask, None, final_obs.to(device).clone())
 
     def values(self, critic: MLPModel, values_before: torch.Tensor) -> torch.Tensor:

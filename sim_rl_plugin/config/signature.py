@@ -50,7 +50,9 @@ def check_arguments(
     """Check keyword arguments against a signature.
 
     A value that is a mapping with ``class_name`` is checked against that class in turn. Where a
-    constructor passes ``**kwargs`` to its base class, the base's parameters count as well.
+    constructor passes ``**kwargs`` to its base class, the base's parameters count as well. A class whose
+    settings hold more than its signature says checks the rest in a class method
+    ``check_settings(settings, path)``, which is called last.
 
     Args:
         target: The class or function that will be called.
@@ -83,6 +85,8 @@ def check_arguments(
         if missing:
             expected = describe(parameters.annotations[missing[0]])
             raise UserError(f"{_join(path, missing[0])} is missing: {_name_of(target)} needs {expected}")
+    if hasattr(target, "check_settings"):
+        target.check_settings(kwargs, path)
 
 
 def _check_nested(cfg: Mapping[str, Any], path: str) -> None:

@@ -5,7 +5,7 @@ Burda et al. 2018 (arXiv:1810.12894); with weight schedules, Schwarke et al. 202
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import torch
@@ -22,6 +22,12 @@ _STATISTICS_UNTIL = int(1e8)
 """Samples after which the running statistics stand still, as in rsl_rl."""
 
 _PROVIDED = ("num_states", "obs_groups", "device")
+
+_SCHEDULES = {
+    "constant": "_constant_weight_schedule",
+    "step": "_step_weight_schedule",
+    "linear": "_linear_weight_schedule",
+}
 
 
 class RandomNetworkDistillation(nn.Module):
@@ -80,7 +86,10 @@ class RandomNetworkDistillation(nn.Module):
         self.update_counter = 0
         """Control steps so far, by which the schedule goes."""
         self.weight_scheduler_params = weight_schedule or {"mode": "constant"}
-        self.weight_scheduler = self._scheduler(self.weight_scheduler_params) if weight_schedule else None
+        self.weight_scheduler: Callable[..., float] | None = None
+        if weight_schedule is not None:
+            check_weight_schedule(weight_schedule)
+            self.weight_scheduler = getattr(self, _SCHEDULES[weight_schedule["mode"]])
 
         self.state_normalizer: nn.Module = nn.Identity()
         if state_normalization:
@@ -92,6 +101,12 @@ class RandomNetworkDistillation(nn.Module):
         self.target = MLP(num_states, num_outputs, target_hidden_dims, activation).to(device)
         self.target.eval()
         self.optimizer = torch.optim.Adam(self.predictor.parameters(), lr=learning_rate)
+
+    @classmethod
+    def check_settings(cls, settings: Mapping[str, Any], path: str) -> None:
+        """Check the weight schedule, see ``check_arguments``."""
+        if settings.get("weight_schedule") is not None:
+            check_weight_schedule(settings["weight_schedule"], f"{path}.weight_schedule")
 
     def get_intrinsic_reward(self, obs: TensorDict) -> torch.Tensor:
         """Return the weighted intrinsic reward ``(n,)`` of one control step, and count the step."""
@@ -151,30 +166,17 @@ class RandomNetworkDistillation(nn.Module):
             "discounted_sum": None if average is None else average.clone(),
         }
 
-    def load_training_state(self, state: dict[str, Any]) -> None:
-        """Continue from ``training_state``."""
+    def load_training_state(self, state: dict[str, Any], num_envs: int) -> None:
+        """Continue from ``training_state``; the discounted sums start afresh unless they are of ``num_envs``."""
         self.update_counter = state["update_counter"]
         self.weight = state["weight"]
-        discounted = self._discounted_sum()
-        if discounted is not None and state["discounted_sum"] is not None:
-            discounted.avg = state["discounted_sum"].to(self.device)
+        discounted, sums_n = self._discounted_sum(), state["discounted_sum"]
+        if discounted is not None and sums_n is not None and sums_n.shape[0] == num_envs:
+            discounted.avg = sums_n.to(self.device)
 
     def _discounted_sum(self) -> DiscountedAverage | None:
         normalizer = self.reward_normalizer
         return normalizer.disc_avg if isinstance(normalizer, EmpiricalDiscountedVariationNormalization) else None
-
-    def _scheduler(self, schedule: dict[str, Any]) -> Callable[..., float]:
-        modes: dict[str, Callable[..., float]] = {
-            "constant": self._constant_weight_schedule,
-            "step": self._step_weight_schedule,
-            "linear": self._linear_weight_schedule,
-        }
-        path = "algorithm.rnd_cfg.weight_schedule"
-        if schedule.get("mode") not in modes:
-            raise unknown_name(f"{path}.mode", str(schedule.get("mode")), modes)
-        scheduler = modes[schedule["mode"]]
-        check_arguments(scheduler, schedule, path, provided=("step",), also={"mode": str})
-        return scheduler
 
     def _constant_weight_schedule(self, step: int, **kwargs: Any) -> float:
         """Return the factor as it was given."""
@@ -190,10 +192,32 @@ class RandomNetworkDistillation(nn.Module):
         """Return a factor on the line from ``initial_step`` to ``final_step``."""
         if step < initial_step:
             return self.initial_weight
-        if step > final_step:
+        if step >= final_step:
             return final_value
         share = (step - initial_step) / (final_step - initial_step)
         return self.initial_weight + (final_value - self.initial_weight) * share
+
+
+def check_rnd_cfg(rnd_cfg: dict[str, Any], path: str = "algorithm.rnd_cfg") -> None:
+    """Raise unless the settings fit the constructor, but for what the environment fills in.
+
+    Raises:
+        ValueError: With the key path of what is wrong.
+    """
+    check_arguments(RandomNetworkDistillation, rnd_cfg, path, provided=_PROVIDED)
+
+
+def check_weight_schedule(schedule: dict[str, Any], path: str = "algorithm.rnd_cfg.weight_schedule") -> None:
+    """Raise unless a weight schedule is known and complete.
+
+    Raises:
+        ValueError: With the key path of what is wrong.
+    """
+    if schedule.get("mode") not in _SCHEDULES:
+        raise unknown_name(f"{path}.mode", str(schedule.get("mode")), _SCHEDULES)
+    scheduler = getattr(RandomNetworkDistillation, _SCHEDULES[schedule["mode"]])
+    # Keys of another mode are taken and mean nothing, as in rsl_rl.
+    check_arguments(scheduler, schedule, path, provided=("self", "step"), also={"mode": str})
 
 
 def resolve_rnd_config(
@@ -220,7 +244,7 @@ def resolve_rnd_config(
     if rnd_cfg is None:
         alg_cfg["rnd_cfg"] = None
         return alg_cfg
-    check_arguments(RandomNetworkDistillation, rnd_cfg, "algorithm.rnd_cfg", provided=_PROVIDED)
+    check_rnd_cfg(rnd_cfg)
     for group in obs_groups["rnd_state"]:
         if obs[group].dim() != 2:
             raise UserError(

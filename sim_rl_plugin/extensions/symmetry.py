@@ -97,6 +97,17 @@ class Symmetry:
         return loss if self.use_mirror_loss else loss.detach()
 
 
+def check_symmetry_cfg(symmetry_cfg: dict[str, Any], path: str = "algorithm.symmetry_cfg") -> None:
+    """Raise unless the settings fit the constructor, but for the environment.
+
+    The mirror function is not looked up: its module may need a simulator that has not started yet.
+
+    Raises:
+        ValueError: With the key path of what is wrong.
+    """
+    check_arguments(Symmetry, symmetry_cfg, path, provided=("env",))
+
+
 def resolve_symmetry_config(alg_cfg: dict[str, Any], env: VecEnv) -> dict[str, Any]:
     """Put the environment into ``symmetry_cfg``, in place, and return ``alg_cfg``.
 
@@ -106,6 +117,6 @@ def resolve_symmetry_config(alg_cfg: dict[str, Any], env: VecEnv) -> dict[str, A
     if alg_cfg.get("symmetry_cfg") is None:
         alg_cfg["symmetry_cfg"] = None
     else:
-        check_arguments(Symmetry, alg_cfg["symmetry_cfg"], "algorithm.symmetry_cfg", provided=("env",))
+        check_symmetry_cfg(alg_cfg["symmetry_cfg"])
         alg_cfg["symmetry_cfg"]["env"] = env
     return alg_cfg

@@ -26,22 +26,26 @@ class EpisodeStatistics:
 
     def add(self, rewards_n: torch.Tensor, dones_n: torch.Tensor, intrinsic_n: torch.Tensor | None = None) -> None:
         """Count one step, rewards in the unit of the task."""
+        if intrinsic_n is None and len(self._running_rn) > 2:
+            # Resumed from a training that had intrinsic rewards.
+            intrinsic_n = torch.zeros_like(rewards_n)
         if intrinsic_n is None:
             increments = [torch.ones_like(rewards_n), rewards_n]
         else:
             increments = [torch.ones_like(rewards_n), rewards_n + intrinsic_n, rewards_n, intrinsic_n]
-            self._require_rows(len(increments))
+            self._split_returns()
         ended_n = dones_n > 0
         for running_n, increment_n in zip(self._running_rn, increments, strict=True):
             running_n += increment_n
         self._steps.append(torch.cat((ended_n.to(rewards_n.dtype).unsqueeze(0), self._running_rn)))
         self._running_rn.masked_fill_(ended_n, 0.0)
 
-    def _require_rows(self, number: int) -> None:
-        missing = number - self._running_rn.shape[0]
-        if missing > 0:
-            rows = self._running_rn.new_zeros(missing, self._running_rn.shape[1])
-            self._running_rn = torch.cat((self._running_rn, rows))
+    def _split_returns(self) -> None:
+        """Make room for the task's and the intrinsic returns beside their sum."""
+        if len(self._running_rn) == 2:
+            # Until now the task's rewards were all there were.
+            lengths_n, returns_n = self._running_rn
+            self._running_rn = torch.stack((lengths_n, returns_n, returns_n, torch.zeros_like(returns_n)))
 
     def finished(self) -> tuple[list[float], ...]:
         """Return lengths (in steps) and returns of the episodes that ended since the last call, in order.

@@ -98,11 +98,20 @@ class CNNModel(MLPModel):
         """Return a copy for ``torch.onnx.export``: ``obs`` (if any) and one input per image group."""
         return _OnnxCNN(self, verbose)
 
+    @classmethod
+    def check_settings(cls, settings: Mapping[str, Any], path: str) -> None:
+        """Check the arguments of the convolutional networks, see ``check_arguments``."""
+        cnn_cfg = settings.get("cnn_cfg") or {}
+        for group, cfg in cnn_cfg.items() if _is_per_group(cnn_cfg) else ():
+            check_arguments(CNN, cfg, f"{path}.cnn_cfg.{group}", provided=_PROVIDED_TO_CNN)
+        if cnn_cfg and not _is_per_group(cnn_cfg):
+            check_arguments(CNN, cnn_cfg, f"{path}.cnn_cfg", provided=_PROVIDED_TO_CNN)
+
     def _build_encoders(self, cnn_cfg: Mapping[str, Any] | None, path: str) -> dict[str, Any]:
         if cnn_cfg is None:
             raise UserError(f"{path} is missing: it holds the arguments of the convolutional network")
         per_group = {group: cnn_cfg for group in self.obs_groups_2d}
-        if all(isinstance(value, Mapping) for value in cnn_cfg.values()):
+        if _is_per_group(cnn_cfg):
             for group in cnn_cfg:
                 if group not in self.obs_groups_2d:
                     raise unknown_name(f"image group in {path}:", group, self.obs_groups_2d)
@@ -112,7 +121,6 @@ class CNNModel(MLPModel):
             per_group = dict(cnn_cfg)
         encoders: dict[str, Any] = {}
         for group, size, channels in zip(self.obs_groups_2d, self.obs_dims_2d, self.obs_channels_2d, strict=True):
-            check_arguments(CNN, per_group[group], path, provided=_PROVIDED_TO_CNN)
             encoders[group] = CNN(input_dim=size, input_channels=channels, **per_group[group])
         return encoders
 
@@ -147,6 +155,11 @@ class CNNModel(MLPModel):
     def _get_latent_dim(self) -> int:
         """Return the size of flat observations and features together."""
         return self.obs_dim + self.cnn_latent_dim
+
+
+def _is_per_group(cnn_cfg: Mapping[str, Any]) -> bool:
+    """Return whether each image group has arguments of its own."""
+    return all(isinstance(value, Mapping) for value in cnn_cfg.values())
 
 
 def as_float_images(images: torch.Tensor) -> torch.Tensor:

@@ -75,7 +75,7 @@ class ExportedPolicy(nn.Module):
         self.is_recurrent = self.backend.is_recurrent
         try:
             actions = self(obs)
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:  # the runtimes raise classes of their own
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{obs_set}.path: {path} cannot read the groups {', '.join(groups)}: {reason}") from error
         self.reset()
@@ -99,10 +99,12 @@ class ExportedPolicy(nn.Module):
         """Clear the memory where ``dones`` ``(n,)``; without ``dones`` replace it by ``hidden_state``."""
         if dones is not None:
             for part in self.backend.memory:
-                part[:, dones > 0] = 0.0
+                part[:, (dones > 0).to(part.device)] = 0.0
             return
         parts = hidden_state if isinstance(hidden_state, tuple) else (hidden_state,)
-        self.backend.memory = [part.clone() for part in parts if part is not None]
+        # Ordinary tensors even within inference mode, for they are written to outside of it, too.
+        with torch.inference_mode(False):
+            self.backend.memory = [part.clone() for part in parts if part is not None]
 
     def get_hidden_state(self) -> HiddenState:
         """Return the memory, ``(l, n, h)`` or a pair of them; None before the first step."""

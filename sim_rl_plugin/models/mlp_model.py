@@ -253,8 +253,13 @@ class ExportablePolicy(nn.Module):
 
     @torch.jit.unused
     def get_dummy_inputs(self) -> tuple[torch.Tensor, ...]:
-        """Return inputs to trace with."""
+        """Return inputs to trace with, of one robot as in rsl_rl."""
         return (torch.zeros(1, self.input_size),)
+
+    @torch.jit.unused
+    def get_batch_axes(self) -> list[int]:
+        """Return along which axis of each input the robots lie."""
+        return [1 if name in ("h_in", "c_in") else 0 for name in self.input_names]
 
     @property
     def input_names(self) -> list[str]:

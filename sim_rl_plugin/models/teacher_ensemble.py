@@ -5,12 +5,15 @@ Legend of shapes: ``n`` environments, ``a`` actions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from tensordict import TensorDict
 from torch import nn
 
+from sim_rl_plugin.config.loading import PROVIDED_TO_MODEL
+from sim_rl_plugin.config.signature import check_arguments
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.modules import HiddenState
 from sim_rl_plugin.registry import resolve_class
@@ -64,6 +67,13 @@ class TeacherEnsemble(nn.Module):
             indices = torch.tensor(self._fixed(assignment, num_envs, obs_set))
         # Follows the module to its device, and is no part of a checkpoint.
         self.register_buffer("assignment", indices, persistent=False)
+
+    @classmethod
+    def check_settings(cls, settings: Mapping[str, Any], path: str) -> None:
+        """Check the teachers, see ``check_arguments``."""
+        for index, cfg in enumerate(settings.get("teachers") or ()):
+            model_class, arguments = resolve_class(cfg, f"{path}.teachers[{index}]")
+            check_arguments(model_class, arguments, f"{path}.teachers[{index}]", provided=PROVIDED_TO_MODEL)
 
     def forward(
         self,

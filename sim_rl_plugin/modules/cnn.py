@@ -79,6 +79,11 @@ class CNN(nn.Sequential):
         for name, value in per_layer.items():
             if isinstance(value, (tuple, list)) and len(value) < len(output_channels):
                 raise UserError(f"cnn_cfg.{name}: expected {len(output_channels)} values, found {list(value)}")
+        for name in ("output_channels", "kernel_size", "stride", "dilation"):
+            sizes = output_channels if name == "output_channels" else per_layer[name]
+            sizes = list(sizes) if isinstance(sizes, (tuple, list)) else [sizes]
+            if not sizes or min(sizes) < 1:
+                raise UserError(f"cnn_cfg.{name}: expected at least one number of 1 or more, found {sizes}")
 
         layers: list[nn.Module] = []
         channels, size = input_channels, (int(input_dim[0]), int(input_dim[1]))
@@ -152,6 +157,13 @@ def _convolution(
         )
     ]
     reach = dilation * (kernel_size - 1)
+    # What the border is copied from must be there: reflection leaves the outermost pixels out.
+    widest = {"reflect": min(size) - 1, "circular": min(size)}.get(padding, max(border))
+    if max(border) > widest:
+        raise UserError(
+            f"cnn_cfg.padding: {padding!r} cannot make a border of {max(border)} pixels out of what the layers before "
+            f"layer {index} leave of the image ({size[0]} x {size[1]} pixels)"
+        )
     height, width = ((size[axis] + 2 * border[axis] - reach - 1) // stride + 1 for axis in (0, 1))
     if height < 1 or width < 1:
         raise UserError(
@@ -170,7 +182,7 @@ def _convolution(
 
 
 def _same_border(size: tuple[int, int], kernel_size: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Return the border, in pixels, with which the output is the input divided by the stride, rounded up.
+    """Return the border, in pixels, with which the output is the input divided by the stride, rounded down.
 
     Where no border is needed rsl_rl computes a negative one and fails; here it is zero.
     """

@@ -6,6 +6,7 @@ Legend of shapes: ``b`` samples, ``a`` actions.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +23,9 @@ class Distribution(nn.Module):
     ``update`` takes the network's output, and the other methods speak of the distribution that this
     output described.
     """
+
+    _of_last_pass: tuple[str, ...] = ()
+    """Attributes that ``update`` sets; a copy of the module does not have them."""
 
     def __init__(self, output_dim: int) -> None:
         """Remember the number of actions."""
@@ -80,6 +84,10 @@ class Distribution(nn.Module):
     def init_mlp_weights(self, mlp: nn.Module) -> None:
         """Initialise the part of the network's last layer that this distribution reads; by default nothing."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The last pass belongs to an update, whose graph can be neither copied nor pickled.
+        return {**self.__dict__, **dict.fromkeys(self._of_last_pass)}
+
 
 class GaussianDistribution(Distribution):
     """Independent Gaussians whose standard deviation does not depend on the observation.
@@ -87,6 +95,8 @@ class GaussianDistribution(Distribution):
     The standard deviation is clamped to ``std_range`` wherever it is used, so a parameter that the
     optimizer pushes below zero never makes a negative or zero deviation.
     """
+
+    _of_last_pass = ("_mean_ba", "_std_ba")
 
     def __init__(
         self,
@@ -238,7 +248,7 @@ class HeteroscedasticGaussianDistribution(GaussianDistribution):
 
     def update(self, mlp_output: torch.Tensor) -> None:
         """Take mean and deviation from the network's output ``(..., 2, output_dim)``."""
-        self._mean_ba, raw_ba = mlp_output.unbind(dim=-2)
+        self._mean_ba, raw_ba = _in_full_precision(mlp_output).unbind(dim=-2)
         self._std_ba = self._clamped_std(raw_ba)
 
     def deterministic_output(self, mlp_output: torch.Tensor) -> torch.Tensor:
@@ -262,6 +272,8 @@ class BetaDistribution(Distribution):
     The network gives the two shape parameters before ``softplus(x) + 1``, ``(..., 2, output_dim)``. Above
     one each, so the density has a single peak (Chou, Maturana and Scherer 2017).
     """
+
+    _of_last_pass = ("_beta",)
 
     def __init__(self, output_dim: int, action_range: tuple[float, float] | list[float] = (-1.0, 1.0)) -> None:
         """Note the range.
@@ -356,8 +368,17 @@ def _beta(alpha_ba: torch.Tensor, beta_ba: torch.Tensor) -> torch.distributions.
 
 
 def _shape_parameters(mlp_output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    alpha_ba, beta_ba = (nn.functional.softplus(mlp_output) + 1.0).unbind(dim=-2)
+    alpha_ba, beta_ba = (nn.functional.softplus(_in_full_precision(mlp_output)) + 1.0).unbind(dim=-2)
     return alpha_ba, beta_ba
+
+
+def _in_full_precision(mlp_output: torch.Tensor) -> torch.Tensor:
+    """Return the output in float32 at least.
+
+    Mixed precision gives bfloat16, in which a logarithm is wrong by more than the divergences that the
+    learning rate is steered by.
+    """
+    return mlp_output if mlp_output.dtype in (torch.float32, torch.float64) else mlp_output.float()
 
 
 def _init_second_half(mlp: nn.Module, output_dim: int, value: float) -> None:

@@ -27,6 +27,12 @@ def map_hidden_state(function: Callable[[torch.Tensor], torch.Tensor], hidden_st
     return type(hidden_state)(map_hidden_state(function, part) for part in hidden_state)
 
 
+def _num_envs(hidden_state: HiddenState) -> int | None:
+    """Return of how many environments a memory is; None for an empty one."""
+    part = hidden_state[0] if isinstance(hidden_state, tuple) else hidden_state
+    return None if part is None else part.shape[1]
+
+
 class RNN(nn.Module):
     """A GRU or LSTM with two modes: step by step with its own memory, and over whole trajectories.
 
@@ -72,15 +78,34 @@ class RNN(nn.Module):
             ``(1, n, h)`` for a step, ``(t, n, h)`` for trajectories, put together again.
 
         Raises:
-            ValueError: Trajectories come without a memory to start from.
+            ValueError: Trajectories come without a memory to start from, or the own memory is that of
+                another number of environments.
         """
         if masks is None:
-            output, self.hidden_state = self.rnn(input.unsqueeze(0), self.hidden_state)
-            return output
+            return self._step(input)
         if hidden_state is None:
             raise UserError("trajectories need the hidden states that they start from")
         output, _ = self.rnn(input, hidden_state)
         return unpad_trajectories(output, masks)
+
+    def _step(self, input: torch.Tensor) -> torch.Tensor:
+        """Run one step with the own memory and move it on."""
+        num_envs = _num_envs(self.hidden_state)
+        if num_envs is not None and num_envs != input.shape[0]:
+            raise UserError(
+                f"the memory is that of {num_envs} environments, and there are {input.shape[0]}: call reset() first"
+            )
+        if torch.is_autocast_enabled(input.device.type):
+            # The memory outlives this pass, and so must have the type of the passes to come.
+            with torch.autocast(input.device.type, enabled=False):
+                output, self.hidden_state = self.rnn(input.float().unsqueeze(0), self.hidden_state)
+        else:
+            output, self.hidden_state = self.rnn(input.unsqueeze(0), self.hidden_state)
+        return output
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Cut off from the graph of an update, which can be neither copied nor pickled.
+        return {**self.__dict__, "hidden_state": map_hidden_state(torch.Tensor.detach, self.hidden_state)}
 
     def reset(self, dones: torch.Tensor | None = None, hidden_state: HiddenState = None) -> None:
         """Forget.

@@ -32,6 +32,7 @@ from sim_rl_plugin.config import check_train_cfg
 from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.env.finite import FiniteWatch
 from sim_rl_plugin.errors import UserError
+from sim_rl_plugin.export import write_onnx
 from sim_rl_plugin.logging.logger import Logger
 from sim_rl_plugin.models.exported_policy import is_exported_policy
 from sim_rl_plugin.registry import resolve_callable
@@ -292,7 +293,8 @@ class OnPolicyRunner:
         self._load(contents, path, load_cfg, strict)
         return contents.get("infos")
 
-    def _load(self, contents: dict[str, Any], path: str, load_cfg: dict[str, bool] | None, strict: bool) -> None:
+    def _load(self, contents: dict[str, Any], path: str, load_cfg: dict[str, bool] | None, strict: bool) -> bool:
+        """Load models and optimizer, and return whether the training's counter came with them."""
         check_layout(contents, self.env)
         with _explained(path):
             load_iteration = self.alg.load(contents, load_cfg, strict)
@@ -300,6 +302,7 @@ class OnPolicyRunner:
         if load_iteration:
             self.current_learning_iteration = contents["iter"]
             self.completed_iterations = contents["iter"] + 1
+        return load_iteration
 
     def resume(self, path: str) -> None:
         """Continue the training that wrote a checkpoint as if it had never stopped.
@@ -312,7 +315,11 @@ class OnPolicyRunner:
         """
         # On the CPU: models copy to their device, and simulators expect plain host data.
         contents = load_checkpoint(path, "cpu")
-        self._load(contents, path, None, strict=True)
+        if self._load(contents, path, None, strict=True) is False:
+            raise UserError(
+                f"{path} holds another algorithm's training, which {type(self.alg).__name__} cannot continue: "
+                "say init_from to start from its policy"
+            )
         state = contents.get("sim_rl")
         if state is None:
             self.completed_iterations = self.current_learning_iteration + 1
@@ -352,13 +359,17 @@ class OnPolicyRunner:
         os.makedirs(path, exist_ok=True)
         torch.jit.script(model).save(os.path.join(path, filename))
 
-    def export_policy_to_onnx(self, path: str, filename: str = "policy.onnx", verbose: bool = False) -> None:
-        """Write the deterministic policy as ONNX, opset 18.
+    def export_policy_to_onnx(
+        self, path: str, filename: str = "policy.onnx", verbose: bool = False, *, dynamic_batch: bool = False
+    ) -> None:
+        """Write the deterministic policy as one ONNX file, opset 18.
 
         Args:
             path: Folder, created if needed.
             filename: Name of the file in it.
             verbose: Let the exporter print what it does.
+            dynamic_batch: Let the graph take any number of robots at once. rsl_rl's takes one, and code
+                that drives robots may read its sizes from the file.
 
         Raises:
             ValueError: The packages for export are not installed.
@@ -369,15 +380,7 @@ class OnPolicyRunner:
             raise UserError('exporting to ONNX needs more packages: pip install "sim-rl-plugin[export]"') from error
         model: Any = self.alg.get_policy().as_onnx(verbose=verbose).to("cpu").eval()
         os.makedirs(path, exist_ok=True)
-        torch.onnx.export(
-            model,
-            model.get_dummy_inputs(),
-            os.path.join(path, filename),
-            opset_version=18,
-            verbose=verbose,
-            input_names=model.input_names,
-            output_names=model.output_names,
-        )
+        write_onnx(model, os.path.join(path, filename), verbose, dynamic_batch)
 
     def add_git_repo_to_log(self, repo_file_path: str) -> None:
         """Store the git state of the repository around this file with the run."""

@@ -58,10 +58,10 @@ def test_commands_of_the_readme_exist():
 
 
 def test_config_keys_that_the_pages_name_exist():
-    from sim_rl_plugin.algorithms import PPO
+    from sim_rl_plugin.algorithms import PPO, Distillation
     from sim_rl_plugin.config import RunConfig
 
-    known = set(inspect.signature(PPO.__init__).parameters)
+    known = {name for algorithm in (PPO, Distillation) for name in inspect.signature(algorithm.__init__).parameters}
     for page in PAGES:
         for section, key in re.findall(r"`(algorithm)\.(\w+)", page.read_text()):
             assert key in known | {"class_name"}, f"{page.name}: {section}.{key}"

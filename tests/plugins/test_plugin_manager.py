@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from sim_rl_plugin import plugins
+from sim_rl_plugin import builtin, plugins
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.plugins import get_manager
+
+OUR_ALGORITHMS = [entry.name for entry in builtin.sim_rl_algorithms()]
+OUR_MODELS = [entry.name for entry in builtin.sim_rl_models()]
 
 GOOD = """
     from sim_rl_plugin.hooks import Entry, hookimpl
@@ -35,7 +38,7 @@ def test_an_installed_plugin_is_found_with_its_version(install):
     info = next(info for info in get_manager().plugins if info.name == "good")
     assert (info.distribution, info.version, info.module) == ("fake-good", "1.2.3", "fake_plugin_good")
     owners = {owned.entry.name: owned.owner for owned in get_manager().entries("sim_rl_algorithms")}
-    assert owners == {"PPO": "builtin", "Mine": "good"}
+    assert owners == {**dict.fromkeys(OUR_ALGORITHMS, "builtin"), "Mine": "good"}
 
 
 def test_our_plugin_is_first_so_that_a_third_party_answer_wins(install):
@@ -100,7 +103,7 @@ def test_a_broken_plugin_is_reported_and_left_out(install, source, expected):
     assert loaded() >= {"builtin", "good"}
     assert "broken" not in loaded()
     assert failures()["broken"].startswith(expected)
-    assert [owned.entry.name for owned in get_manager().entries("sim_rl_algorithms")] == ["PPO", "Mine"]
+    assert [owned.entry.name for owned in get_manager().entries("sim_rl_algorithms")] == [*OUR_ALGORITHMS, "Mine"]
 
 
 def test_a_hook_that_does_not_exist_is_reported_and_the_rest_is_kept(install):
@@ -121,7 +124,7 @@ def test_a_hook_that_does_not_exist_is_reported_and_the_rest_is_kept(install):
 )
 def test_a_hook_that_hands_over_rubbish_is_reported(install, body, expected):
     install("odd", f"from sim_rl_plugin.hooks import Entry, hookimpl\n@hookimpl\ndef sim_rl_models():\n    {body}\n")
-    assert [owned.entry.name for owned in get_manager().entries("sim_rl_models")] == ["MLPModel"]
+    assert [owned.entry.name for owned in get_manager().entries("sim_rl_models")] == OUR_MODELS
     assert failures()["odd"].startswith(expected)
 
 

@@ -36,7 +36,9 @@ def test_signatures_are_rsl_rls():
     assert names(OnPolicyRunner.load) == ["path", "load_cfg", "strict", "map_location"]
     assert names(OnPolicyRunner.get_inference_policy) == ["device"]
     assert names(OnPolicyRunner.export_policy_to_jit) == ["path", "filename"]
-    assert names(OnPolicyRunner.export_policy_to_onnx) == ["path", "filename", "verbose"]
+    *rsl_rls, ours = inspect.signature(OnPolicyRunner.export_policy_to_onnx).parameters.values()
+    assert [parameter.name for parameter in rsl_rls] == ["self", "path", "filename", "verbose"]
+    assert (ours.name, ours.kind, ours.default) == ("dynamic_batch", ours.KEYWORD_ONLY, False)
 
 
 def test_a_run_writes_metrics_and_checkpoints(tmp_path, train_cfg):
