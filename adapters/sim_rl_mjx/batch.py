@@ -166,7 +166,9 @@ class Batch:
         """Return states and keys in which the environments that ended are at the start of an episode."""
         if self._full_reset:
             # Most steps end no episode, and a reset costs as much as a step or more.
-            return jax.lax.cond(jnp.any(dones), self._draw_anew, lambda state, keys, _: (state, keys), state, keys, dones)
+            return jax.lax.cond(
+                jnp.any(dones), self._draw_anew, lambda state, keys, _: (state, keys), state, keys, dones
+            )
         physics = _physics_field(state)
         restored = {
             physics: self._select(dones, getattr(first, physics), getattr(state, physics), physics),

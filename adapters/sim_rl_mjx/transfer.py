@@ -92,7 +92,9 @@ def from_state_dict(state: dict[str, torch.Tensor], like: Any, device: jax.Devic
             raise UserError(f"the saved simulation has no {name!r}: it was written by another version of the task")
         expected = tuple(_stored(leaf).shape)
         if tuple(state[name].shape) != expected:
-            raise UserError(f"the saved simulation's {name!r} has shape {tuple(state[name].shape)}, expected {expected}")
+            raise UserError(
+                f"the saved simulation's {name!r} has shape {tuple(state[name].shape)}, expected {expected}"
+            )
         leaves.append(_restored(state[name], leaf, device))
     return jax.tree_util.tree_unflatten(structure, leaves)
 
