@@ -23,8 +23,9 @@ FLAT_GROUP = "state"
 PRESERVED_INFO = "AutoResetWrapper_preserve_info"
 """What a task puts into ``info`` under this name survives a full reset (Playground's rule, for curricula)."""
 
-# How environments tell that they end an episode for another reason than failure (Brax, Playground).
-_TRUNCATION_FLAGS = ("truncation", "time_out")
+_TRUNCATED = "truncation"
+"""Where ``info`` says that the task ended an episode for another reason than failure, as Brax's wrappers do.
+``info["time_out"]`` does not say that: Brax's pendulum and Playground's Cartpole set it when the pole falls."""
 
 
 class Carry(NamedTuple):
@@ -118,8 +119,9 @@ class Batch:
         ended = state.done > 0
         at_limit = ages >= self._limit
         dones = diverged | ended | at_limit
+        truncated = state.info[_TRUNCATED] > 0 if _TRUNCATED in state.info else jnp.zeros_like(ended)
         # A termination in the very step of the limit is a termination.
-        time_outs = ~diverged & jnp.where(ended, _flagged(state.info, ended), at_limit)
+        time_outs = ~diverged & jnp.where(ended, truncated, at_limit)
 
         # Before the reset: afterwards the final observation is gone, and with a full reset `info` too.
         final_obs = {name: _where(diverged, before[name], values) for name, values in after.items()}
@@ -249,12 +251,6 @@ def _finite_rows(groups: Mapping[str, jax.Array]) -> jax.Array:
     floats = [values for values in groups.values() if jnp.issubdtype(values.dtype, jnp.floating)]
     finite = [jnp.isfinite(values).reshape(values.shape[0], -1).all(axis=1) for values in floats]
     return jnp.stack(finite).all(axis=0) if finite else jnp.asarray(True)
-
-
-def _flagged(info: Mapping[str, Any], ended: jax.Array) -> jax.Array:
-    """Return the environments ``(n,)`` that say themselves that they were truncated."""
-    flags = [info[name] > 0 for name in _TRUNCATION_FLAGS if name in info]
-    return jnp.stack(flags).any(axis=0) if flags else jnp.zeros_like(ended)
 
 
 def _mended(mask: Any, rows: jax.Array, whole: Any, tree: Any) -> Any:

@@ -112,5 +112,5 @@ def _episode_limit(task: str, env: Any, max_episode_steps: int | None, action_re
 
 
 def _plain_config(env: Any) -> dict[str, Any]:
-    config = getattr(env, "_config", None)
-    return config.to_dict() if hasattr(config, "to_dict") else {}
+    to_dict = getattr(getattr(env, "_config", None), "to_dict", None)
+    return {} if to_dict is None else to_dict()

@@ -40,6 +40,7 @@ def load_environment(
         UserError: The task, an override or an option does not exist, or files that it needs are missing.
     """
     overrides, options = dict(config_overrides or {}), dict(task_options or {})
+    _quieten_warp()
     if not is_factory(task):
         if options:
             raise UserError("task_options are for a package.module:factory: use config_overrides for Playground's")
@@ -60,6 +61,14 @@ def default_config(task: str) -> Any:
     from mujoco_playground import registry
 
     return registry.get_default_config(task)
+
+
+def _quieten_warp() -> None:
+    """Keep MuJoCo Warp from printing a line for each of its kernels."""
+    with contextlib.suppress(ImportError, AttributeError):
+        import warp
+
+        warp.config.quiet = True
 
 
 def _load_registered(task: str, overrides: dict[str, Any]) -> Any:

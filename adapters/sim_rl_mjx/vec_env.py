@@ -99,7 +99,7 @@ class MjxVecEnv(VecEnv):
             # Stays on the device: the logger fetches all sums of an iteration at once.
             "log": dict(zip(self._batch.metric_names, to_torch(outcome.metrics).unbind(), strict=True)),
         }
-        if self.device.type != "cpu" or bool(dones.any()):
+        if self._bridge.device.type != "cpu" or bool(dones.any()):
             extras["final_obs"] = self._tensordict({name: to_torch(v) for name, v in outcome.final_obs.items()})
         obs = self._tensordict({name: to_torch(values) for name, values in outcome.obs.items()})
         return obs, to_torch(outcome.rewards), dones, extras
