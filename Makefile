@@ -54,10 +54,11 @@ bench: .venv-peer/installed
 	$(PEER)/python benchmarks/startup.py
 	$(PEER)/python benchmarks/simulation.py
 	$(PEER)/python benchmarks/time_to_reward.py
+	$(PEER)/python benchmarks/learning.py
 	$(PEER)/python benchmarks/tables.py
 
 parity: .venv-peer/installed
-	$(PEER)/python -m pytest tests/parity
+	PARITY_REPORT=docs/parity.md $(PEER)/python -m pytest tests/parity -n auto
 
 gpu: .venv-peer/installed
 	$(PEER)/python -m pytest -m gpu

@@ -23,7 +23,7 @@ untested.
 def main() -> None:
     simulations = [simulation(load(path.stem)) for path in sorted(RESULTS.glob("simulation*.json"))]
     sections = [INTRODUCTION, *simulations, time_to_reward(load("time_to_reward"))]
-    PAGE.write_text("\n".join([*sections, startup(load("startup"))]))
+    PAGE.write_text("\n".join([*sections, startup(load("startup")), learning(load("learning"))]))
     print(f"written to {PAGE}")
 
 
@@ -76,6 +76,29 @@ def startup(results: dict[str, Any]) -> str:
     """Return the table of start-up times."""
     rows = [f"| `{name}` | {median_s:.3f} |" for name, median_s in results["median_s"].items()]
     return "\n".join([heading("Start-up", results), "| command | median s |", "| --- | ---: |", *rows]) + "\n"
+
+
+def learning(results: dict[str, Any]) -> str:
+    """Return the table of tasks that need one feature, with their curves."""
+    lines = [
+        heading("What the features are for", results),
+        "Small tasks that each need one feature, trained with and without it: same settings, seeds and number of "
+        "control steps. Final returns are of the deterministic policy in 256 new episodes, as share of the maximum; "
+        "the curves are training episodes, with bands of one standard deviation over the seeds.\n",
+        "| task | | final return, each seed | control steps to the threshold, each seed |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, task in results["tasks"].items():
+        for variant, row in task["variants"].items():
+            finals = ", ".join(f"{value:.2f}" for value in row["final_return"])
+            steps = ", ".join("not reached" if value is None else f"{value:,}" for value in row["steps_to_threshold"])
+            lines.append(f"| {name}, {task['threshold']} | {variant} | {finals} | {steps} |")
+    for name, task in results["tasks"].items():
+        lines.append(
+            f"\n{task['claim'][0].upper()}{task['claim'][1:]}: {'holds' if task['holds'] else 'does not hold'}."
+        )
+        lines.append(f"\n![{name}](../benchmarks/results/learning_{name}.png)")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

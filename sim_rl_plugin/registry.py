@@ -143,11 +143,11 @@ def _import_attribute(target: str) -> Any:
     return found
 
 
-def resolve_callable(name_or_callable: Any) -> Any:
+def resolve_callable(callable_or_name: Any) -> Any:
     """Return the class or function that a config means.
 
     Args:
-        name_or_callable: A callable, returned as it is; ``"module:Attribute.Nested"``;
+        callable_or_name: A callable, returned as it is; ``"module:Attribute.Nested"``;
             ``"module.path.Class"``; or a simple name: a registered algorithm, model, runner or log
             writer, else a public name of our sub-packages. A name that begins with ``rsl_rl.``
             means our object at the same path.
@@ -156,20 +156,20 @@ def resolve_callable(name_or_callable: Any) -> Any:
         TypeError: It is neither a callable nor a string.
         UserError: Nothing of that name can be found or imported.
     """
-    if callable(name_or_callable):
-        return name_or_callable
-    if not isinstance(name_or_callable, str):
-        raise TypeError(f"expected a class, a function or a name, found {name_or_callable!r}")
-    name = name_or_callable.strip()
+    if callable(callable_or_name):
+        return callable_or_name
+    if not isinstance(callable_or_name, str):
+        raise TypeError(f"expected a class, a function or a name, found {callable_or_name!r}")
+    name = callable_or_name.strip()
     if name.startswith("rsl_rl."):
         name = "sim_rl_plugin." + name.removeprefix("rsl_rl.")
     found = _resolve_qualified(name) if ":" in name or "." in name else _resolve_simple(name)
     if not callable(found):
-        raise UserError(f"{name_or_callable!r} is no class or function but {type(found).__name__}")
+        raise UserError(f"{callable_or_name!r} is no class or function but {type(found).__name__}")
     return found
 
 
-def resolve_class(cfg: dict[str, Any], path: str = "config") -> tuple[type, dict[str, Any]]:
+def resolve_class(cfg: dict[str, Any], *, path: str = "config") -> tuple[type, dict[str, Any]]:
     """Return the class that a config names, and a deep copy of its other keys.
 
     Args:

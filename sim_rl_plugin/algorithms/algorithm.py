@@ -68,3 +68,11 @@ class Algorithm:
                 "from the last checkpoint with a smaller learning rate, or check the scale of the rewards"
             )
         return {name: results[name] for name in names}
+
+
+def overrides(instance: Any, base: type, *names: str) -> bool:
+    """Return whether an object's class has other methods of these names than ``base``, whether derived from it or not.
+
+    Where somebody's class does things its own way, the faster routes around the documented methods are closed.
+    """
+    return any(getattr(type(instance), name, None) is not getattr(base, name) for name in names)

@@ -59,7 +59,7 @@ class Construction:
     def _resolve(self, cfg: dict[str, Any], section: str, provided: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
         if cfg.get(section) is None:
             raise UserError(f"the training config has no section '{section}'; it holds {', '.join(cfg)}")
-        section_class, arguments = resolve_class(cfg[section], section)
+        section_class, arguments = resolve_class(cfg[section], path=section)
         also = CONSTRUCTION_KEYS if section == "algorithm" else None
         check_arguments(section_class, arguments, section, provided=provided, also=also)
         return section_class, arguments

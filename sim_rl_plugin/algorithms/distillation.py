@@ -5,16 +5,17 @@ Legend of shapes: ``t`` steps of a rollout, ``n`` environments, ``a`` actions.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from tensordict import TensorDict
 from torch import nn
 
 from sim_rl_plugin import distributed
-from sim_rl_plugin.algorithms.algorithm import Algorithm
+from sim_rl_plugin.algorithms.algorithm import Algorithm, overrides
 from sim_rl_plugin.algorithms.construction import Construction
 from sim_rl_plugin.algorithms.imitation import ACTION_LOSSES, TeacherShare, check_loss_type, label
 from sim_rl_plugin.algorithms.model_input import ModelInput
@@ -35,6 +36,19 @@ from sim_rl_plugin.models.memory import memory_of, restore_memory
 from sim_rl_plugin.modules import HiddenState
 from sim_rl_plugin.modules.rnn import map_hidden_state
 from sim_rl_plugin.storage import RolloutStorage
+
+
+class _Record(NamedTuple):
+    """What one epoch learns from."""
+
+    inputs: torch.Tensor | TensorDict
+    """Of the student, ``(t, n, ...)``."""
+    labels: torch.Tensor
+    """The teacher's actions, ``(t, n, a)``."""
+    dones: torch.Tensor
+    """``(t, n, 1)``."""
+    teacher_params: tuple[torch.Tensor, ...] | None
+    """Of the teacher's distribution; for the loss ``kl`` only."""
 
 
 class Distillation(Algorithm):
@@ -209,14 +223,13 @@ class Distillation(Algorithm):
         """
         self.num_updates += 1
         publish_learning_rate(self.optimizer, self._learning_rate)
-        inputs = self._inputs()
         total = torch.zeros((), device=self.device)
         pending: torch.Tensor | None = None
         steps_done = 0
-        for _ in range(self.num_learning_epochs):
+        for record in self._records():
             self._rewind_memories()
-            for start, stop in self._segments(steps_done):
-                loss = self._segment_loss(inputs, start, stop)
+            for start, stop in self._segments(steps_done, len(record.dones)):
+                loss = self._segment_loss(record, start, stop)
                 total += loss.detach()
                 pending = loss if pending is None else pending + loss
                 steps_done += stop - start
@@ -231,9 +244,24 @@ class Distillation(Algorithm):
         self.storage.clear()
         return self._checked(["behavior"], (total / steps_done).view(1), {"student": self._raw_student})
 
-    def _inputs(self) -> torch.Tensor | TensorDict:
-        """Return the student's input for the whole rollout, ``(t, n, ...)``, prepared if the student allows it."""
-        observations = self.storage.observations
+    def _records(self) -> Iterator[_Record]:
+        """Yield what each epoch learns from: the rollout, or what a storage with a generator of its own makes of it."""
+        storage = self.storage
+        if not overrides(storage, RolloutStorage, "generator"):
+            inputs = self._prepared(storage.observations)
+            record = _Record(inputs, storage.privileged_actions, storage.dones, storage.distribution_params)
+            yield from itertools.repeat(record, self.num_learning_epochs)
+            return
+        for _ in range(self.num_learning_epochs):
+            batches = list(storage.generator())
+            observations, labels, dones = (
+                torch.stack([getattr(batch, name) for batch in batches])
+                for name in ("observations", "privileged_actions", "dones")
+            )
+            yield _Record(self._prepared(observations), labels, dones, getattr(storage, "distribution_params", None))
+
+    def _prepared(self, observations: TensorDict) -> torch.Tensor | TensorDict:
+        """Return the student's input, ``(t, n, ...)``, prepared if the student allows it."""
         if self.student is not self._raw_student or not getattr(self._raw_student, "has_fixed_input", False):
             return observations
         with torch.no_grad():
@@ -248,42 +276,46 @@ class Distillation(Algorithm):
             self.teacher.reset(hidden_state=self.last_hidden_states[1])
             self.teacher.reset((self.storage.dones > 0).any(dim=0).view(-1))
 
-    def _segments(self, steps_done: int) -> Iterator[tuple[int, int]]:
+    def _segments(self, steps_done: int, num_steps: int) -> Iterator[tuple[int, int]]:
         """Yield the steps ``(start, stop)`` of one epoch, cut where a gradient is due.
 
         Args:
             steps_done: Steps of earlier epochs, of which the last may await their gradient.
+            num_steps: Steps of this epoch.
         """
-        start, num_steps = 0, self.storage.num_transitions_per_env
+        start = 0
         while start < num_steps:
             stop = min(num_steps, start + self.gradient_length - (steps_done + start) % self.gradient_length)
             yield start, stop
             start = stop
 
-    def _segment_loss(self, inputs: torch.Tensor | TensorDict, start: int, stop: int) -> torch.Tensor:
+    def _segment_loss(self, record: _Record, start: int, stop: int) -> torch.Tensor:
         """Return the sum of the losses of some consecutive steps."""
-        with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=self.use_mixed_precision):
-            if not self.student.is_recurrent and getattr(self._raw_student, "is_sample_wise", False):
-                # Steps that do not depend on each other are one batch; a mean over it counts once per step.
-                return self._loss(inputs, slice(start, stop)) * (stop - start)
-            losses = []
-            for step in range(start, stop):
-                losses.append(self._loss(inputs, slice(step, step + 1)))
-                dones_n = self.storage.dones[step].view(-1)
-                self.student.reset(dones_n)
-                self.student.detach_hidden_state(dones_n)
-            return torch.stack(losses).sum()
+        # Somebody else's loss need not be a mean.
+        is_mean = self.loss_fn is ACTION_LOSSES.get(self.loss_type)
+        if is_mean and not self.student.is_recurrent and getattr(self._raw_student, "is_sample_wise", False):
+            # Steps that do not depend on each other are one batch; a mean over it counts once per step.
+            return self._loss(record, slice(start, stop)) * (stop - start)
+        losses = []
+        for step in range(start, stop):
+            losses.append(self._loss(record, slice(step, step + 1)))
+            dones_n = record.dones[step].view(-1)
+            self.student.reset(dones_n)
+            self.student.detach_hidden_state(dones_n)
+        return torch.stack(losses).sum()
 
-    def _loss(self, inputs: torch.Tensor | TensorDict, steps: slice) -> torch.Tensor:
+    def _loss(self, record: _Record, steps: slice) -> torch.Tensor:
         """Return the mean loss of some steps, in one pass of the student."""
-        storage = self.storage
-        own = ModelInput(inputs[steps].flatten(0, 1))
-        if self.loss_fn is not None:
-            return self.loss_fn(own.values(self.student), storage.privileged_actions[steps].flatten(0, 1))
-        assert storage.distribution_params is not None
-        own.describe_distribution(self.student)
-        teacher_params = tuple(param[steps].flatten(0, 1) for param in storage.distribution_params)
-        return self.student.get_kl_divergence(teacher_params, self.student.output_distribution_params).mean()
+        # Entered for each pass: autocast keeps its bfloat16 weights until it ends, and would add up the gradients
+        # of all steps in bfloat16.
+        with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=self.use_mixed_precision):
+            own = ModelInput(record.inputs[steps].flatten(0, 1))
+            if self.loss_fn is not None:
+                return self.loss_fn(own.values(self.student), record.labels[steps].flatten(0, 1))
+            assert record.teacher_params is not None
+            own.describe_distribution(self.student)
+            teacher_params = tuple(param[steps].flatten(0, 1) for param in record.teacher_params)
+            return self.student.get_kl_divergence(teacher_params, self.student.output_distribution_params).mean()
 
     def _step(self, loss: torch.Tensor) -> None:
         """Take one step of the optimizer."""
@@ -451,15 +483,13 @@ class Distillation(Algorithm):
             env: The environment; ``num_envs`` and ``num_actions`` are used.
             cfg: Training dict in rsl_rl's shape: ``num_steps_per_env``, ``obs_groups``, and
                 ``algorithm``, ``student``, ``teacher`` with ``class_name`` and arguments. Where
-                ``init_from`` is an exported policy, that is the teacher.
+                ``init_from`` is an exported policy, that is the teacher; in a list, a member of the ensemble.
             device: Where to learn.
 
         Raises:
             ValueError: A key is missing, unknown or ill-typed.
         """
-        source = cfg.get("init_from")
-        if isinstance(source, str) and is_exported_policy(source):
-            cfg = {**cfg, "teacher": {"class_name": "ExportedPolicy", "path": source}}
+        cfg = _with_exported_teachers(cfg)
         sizes = {"student": env.num_actions, "teacher": env.num_actions}
         parts = Construction(obs, env, cfg, device, sizes, ["student", "teacher"])
         student, teacher = parts.build_model("student"), parts.build_model("teacher")
@@ -481,6 +511,30 @@ class Distillation(Algorithm):
     def reduce_parameters(self) -> None:
         """Average the gradients of all ranks; call it between the backward pass and the optimizer's step."""
         distributed.average_gradients(self._raw_student.parameters(), self.grad_reduce_bucket_mb)
+
+
+def _with_exported_teachers(cfg: dict[str, Any]) -> dict[str, Any]:
+    """Return a training dict whose teachers are the exported policies among ``init_from``."""
+    source = cfg.get("init_from") or []
+    exported = [
+        {"class_name": "ExportedPolicy", "path": path} if is_exported_policy(path) else None
+        for path in ([source] if isinstance(source, str) else source)
+    ]
+    if not any(exported):
+        return cfg
+    if isinstance(source, str):
+        return {**cfg, "teacher": exported[0]}
+    teacher = cfg.get("teacher") or {}
+    if "teachers" not in teacher and all(exported):
+        return {**cfg, "teacher": {"class_name": "TeacherEnsemble", "teachers": exported}}
+    members = teacher.get("teachers") or []
+    if len(members) != len(exported):
+        raise UserError(
+            f"init_from: {len(exported)} checkpoints and exported policies, "
+            f"but teacher.teachers describes {len(members)}"
+        )
+    chosen = [own or member for own, member in zip(exported, members, strict=True)]
+    return {**cfg, "teacher": {**teacher, "teachers": chosen}}
 
 
 def _refuse_unknown(algorithm_class: type, settings: dict[str, Any], path: str) -> None:

@@ -30,7 +30,8 @@ class MiniBatch:
         samples: Rollout data, mirror images behind the originals.
         actor: Input of the actor.
         critic: Input of the critic.
-        rnd_state: Normalised input of random network distillation, if it is used.
+        rnd_state: Normalised input of random network distillation; None if there is none, or if it reads the
+            observations itself.
         num_originals: Rows that are no mirror images.
     """
 
@@ -73,7 +74,8 @@ class MiniBatches:
             prepare: False hands observations to every model, for a compiled forward pass starts there.
         """
         self._storage = storage
-        self._rnd = rnd
+        reads_observations = rnd is not None and type(rnd).compute_loss is not RandomNetworkDistillation.compute_loss
+        self._rnd = None if reads_observations else rnd
         self._symmetry = symmetry
         self._num = num_mini_batches
         self._normalize = normalize_advantages
@@ -81,7 +83,7 @@ class MiniBatches:
         allowed = prepare and symmetry is None
         self._prepared = [allowed and getattr(model, "has_fixed_input", False) for model in (actor, critic)]
         self._models = (actor, critic)
-        self._keeps_observations = not all(self._prepared) or (symmetry is not None)
+        self._keeps_observations = not all(self._prepared) or symmetry is not None or reads_observations
         with torch.no_grad():
             is_recurrent = any(model.is_recurrent for model in self._models)
             self._batches = self._recurrent() if is_recurrent else self._flat()
@@ -189,6 +191,29 @@ class MiniBatches:
         if not self._models[index].is_recurrent:
             return prepared
         return split_and_pad_trajectories(prepared, self._storage.dones)[0]
+
+
+def from_generator(
+    storage: RolloutStorage,
+    models: tuple[MLPModel, MLPModel],
+    symmetry: Symmetry | None,
+    *,
+    num_mini_batches: int,
+    num_epochs: int,
+    normalize_advantages: bool,
+) -> Iterator[MiniBatch]:
+    """Yield the mini-batches of the storage's own generators, for a storage that brings its own."""
+    is_recurrent = any(model.is_recurrent for model in models)
+    generator = storage.recurrent_mini_batch_generator if is_recurrent else storage.mini_batch_generator
+    for samples in generator(num_mini_batches, num_epochs):
+        assert samples.observations is not None and samples.advantages is not None
+        num_originals = samples.observations.batch_size[0]
+        if normalize_advantages:
+            samples.advantages = normalize(samples.advantages)
+        if symmetry is not None:
+            symmetry.augment_batch(samples, num_originals)
+        actor, critic = (ModelInput(samples.observations, samples.masks, state) for state in samples.hidden_states)
+        yield MiniBatch(samples, actor, critic, None, num_originals)
 
 
 def _same(batch: MiniBatch) -> MiniBatch:

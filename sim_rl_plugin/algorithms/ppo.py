@@ -14,10 +14,10 @@ from tensordict import TensorDict
 from torch import nn
 
 from sim_rl_plugin import distributed
-from sim_rl_plugin.algorithms.algorithm import Algorithm
+from sim_rl_plugin.algorithms.algorithm import Algorithm, overrides
 from sim_rl_plugin.algorithms.construction import Construction
 from sim_rl_plugin.algorithms.losses import adapted_learning_rate, surrogate_loss, value_loss
-from sim_rl_plugin.algorithms.mini_batches import MiniBatch, MiniBatches
+from sim_rl_plugin.algorithms.mini_batches import MiniBatch, MiniBatches, from_generator
 from sim_rl_plugin.algorithms.optimizer import (
     load_portable_state_dict,
     portable_state_dict,
@@ -167,13 +167,14 @@ class PPO(Algorithm):
         """Let the critic evaluate the coming rollout at once in ``compute_returns``.
 
         Until then ``transition.values`` stays None and rewards lack the value of time-outs. A
-        sub-class that overrides one of the three methods is left with the documented behaviour.
+        sub-class that overrides one of the three methods is left with the documented behaviour, and so
+        is a storage that overrides ``add_transition``.
         """
-        documented = ("act", "process_env_step", "compute_returns")
-        overridden = any(getattr(type(self), name) is not getattr(PPO, name) for name in documented)
+        overridden = overrides(self, PPO, "act", "process_env_step", "compute_returns")
+        overridden = overridden or overrides(self.storage, RolloutStorage, "add_transition")
         # Values of a rollout whose statistics change step by step must be computed step by step.
         moving = self.normalizer_update == "each_step"
-        mixing = not getattr(self._raw_critic, "is_sample_wise", True)
+        mixing = not getattr(self._raw_critic, "is_sample_wise", False)
         self._values_deferred = not (overridden or moving or mixing or self.critic.is_recurrent)
         self._time_outs.clear()
         # A rollout that broke off leaves its steps behind.
@@ -302,6 +303,15 @@ class PPO(Algorithm):
 
     def _mini_batches(self) -> Iterator[MiniBatch]:
         """Yield the mini-batches of all epochs."""
+        if overrides(self.storage, RolloutStorage, "mini_batch_generator", "recurrent_mini_batch_generator"):
+            return from_generator(
+                self.storage,
+                (self.actor, self.critic),
+                self.symmetry,
+                num_mini_batches=self.num_mini_batches,
+                num_epochs=self.num_learning_epochs,
+                normalize_advantages=self.normalize_advantage_per_mini_batch,
+            )
         batches = MiniBatches(
             self.storage,
             self._raw_actor,
@@ -326,8 +336,7 @@ class PPO(Algorithm):
             loss, terms = self._loss(batch)
             rnd_loss = None
             if self.rnd is not None:
-                assert batch.rnd_state is not None
-                rnd_loss = self.rnd.loss_of_state(batch.rnd_state)
+                rnd_loss = self._rnd_loss(self.rnd, batch)
                 terms.append(rnd_loss)
             if self.symmetry is not None:
                 symmetry_loss = self.symmetry.compute_loss(self.actor, batch.samples, batch.num_originals)
@@ -347,6 +356,12 @@ class PPO(Algorithm):
         if self.rnd is not None:
             self.rnd.optimizer.step()
         return torch.stack([term.detach().float() for term in terms])
+
+    def _rnd_loss(self, rnd: RandomNetworkDistillation, batch: MiniBatch) -> torch.Tensor:
+        if batch.rnd_state is not None:
+            return rnd.loss_of_state(batch.rnd_state)
+        assert batch.samples.observations is not None
+        return rnd.compute_loss(batch.samples.observations[: batch.num_originals])
 
     def _loss(self, batch: MiniBatch) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return PPO's loss and its three terms, after adapting the learning rate to the batch."""

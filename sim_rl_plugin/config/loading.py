@@ -33,7 +33,7 @@ PROVIDED_TO_ADAPTER = ("task", "num_envs", "device", "seed", "render")
 CONSTRUCTION_KEYS = {"share_cnn_encoders": bool | None}
 
 # Top-level keys that every runner reads; the others are the business of train scripts.
-_RUNNERS_KEYS = ("num_steps_per_env", "save_interval", "obs_groups", "check_for_nan")
+_RUNNERS_KEYS = ("num_steps_per_env", "save_interval", "obs_groups", "check_for_nan", "init_from")
 
 # Keys that simulators put beside rsl_rl's own, for their train scripts.
 _OTHERS_KEYS = (
@@ -140,7 +140,7 @@ def _with_own_sections(settings: dict[str, Any], upper: dict[str, Any]) -> dict[
     algorithm = merge_layers(settings, {key: value for key, value in upper.items() if key == "algorithm"})["algorithm"]
     if not isinstance(algorithm, dict):
         return settings  # refused below, with its key path
-    sections = model_sections(resolve_class(algorithm, "algorithm")[0])
+    sections = model_sections(resolve_class(algorithm, path="algorithm")[0])
     for section in MODEL_SECTIONS:
         if section not in sections and upper.get(section) is not None:
             raise UserError(
@@ -191,13 +191,13 @@ def check_classes(settings: dict[str, Any]) -> None:
     Raises:
         UserError: With the key path of what is wrong.
     """
-    resolve_class({"class_name": settings.get("class_name") or "OnPolicyRunner"}, "runner")
-    algorithm, kwargs = resolve_class(settings["algorithm"], "algorithm")
+    resolve_class({"class_name": settings.get("class_name") or "OnPolicyRunner"}, path="runner")
+    algorithm, kwargs = resolve_class(settings["algorithm"], path="algorithm")
     also = CONSTRUCTION_KEYS if hasattr(algorithm, "construct_algorithm") else None
     check_arguments(algorithm, kwargs, "algorithm", provided=PROVIDED_TO_ALGORITHM, also=also)
     for section in model_sections(algorithm):
         if settings.get(section) is not None:
-            model, kwargs = resolve_class(settings[section], section)
+            model, kwargs = resolve_class(settings[section], path=section)
             check_arguments(model, kwargs, section, provided=PROVIDED_TO_MODEL)
 
 
@@ -205,7 +205,7 @@ def _check_log_writers(config: RunConfig) -> None:
     loggers = config.logger if isinstance(config.logger, list) else [config.logger]
     for logger in loggers:
         cfg = {"class_name": logger} if isinstance(logger, str) else logger
-        writer, kwargs = resolve_class(cfg, "logger")
+        writer, kwargs = resolve_class(cfg, path="logger")
         check_arguments(writer, kwargs, "logger", provided=PROVIDED_TO_LOG_WRITER)
 
 

@@ -90,7 +90,7 @@ def check_arguments(
 
 
 def _check_nested(cfg: Mapping[str, Any], path: str) -> None:
-    found, kwargs = resolve_class(dict(cfg), path)
+    found, kwargs = resolve_class(dict(cfg), path=path)
     # What else its owner fills in is the owner's business, so a missing argument cannot be judged here.
     check_arguments(found, kwargs, path, provided=_NESTED_PROVIDED, check_required=False)
 

@@ -258,7 +258,7 @@ def _resolve_writers(cfg: dict[str, Any]) -> list[tuple[Any, dict[str, Any]]]:
     for item in logger_cfg if isinstance(logger_cfg, (list, tuple)) else [logger_cfg]:
         if not isinstance(item, (str, dict)):
             raise UserError(f"logger: expected a name or a dict with class_name, found {item!r}")
-        writer_class, arguments = resolve_class({"class_name": item} if isinstance(item, str) else item, "logger")
+        writer_class, arguments = resolve_class({"class_name": item} if isinstance(item, str) else item, path="logger")
         # rsl_rl's plain names have their project beside them.
         if item in ("wandb", "neptune") and cfg.get(f"{item}_project"):
             arguments["project_name"] = cfg[f"{item}_project"]

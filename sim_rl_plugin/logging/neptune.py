@@ -38,8 +38,15 @@ class NeptuneLogWriter(LogWriter):
         )
         self._run["log_dir"] = pathlib.Path(log_dir).name
 
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
-        """Record one value."""
+    def add_scalar(
+        self,
+        tag: str,
+        scalar_value: float,
+        global_step: int | None = None,
+        walltime: float | None = None,
+        new_style: bool = False,
+    ) -> None:
+        """Record one value; the last two are TensorBoard's, which rsl_rl's writer takes, and are not used."""
         self._run[tag].append(scalar_value, step=global_step)
 
     def store_config(self, env_cfg: dict | object, train_cfg: dict[str, Any]) -> None:

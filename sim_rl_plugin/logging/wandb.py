@@ -17,7 +17,7 @@ class WandbLogWriter(LogWriter):
     """
 
     def __init__(
-        self, log_dir: str, project_name: str = "sim-rl-plugin", entity: str | None = None, mode: str | None = None
+        self, log_dir: str, project_name: str = "sim-rl-plugin", *, entity: str | None = None, mode: str | None = None
     ) -> None:
         """Start a run.
 
@@ -42,10 +42,21 @@ class WandbLogWriter(LogWriter):
         self._pending: dict[str, float] = {}
         self._step = 0
 
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
-        """Record one value; values of an iteration are sent together."""
+    def add_scalar(
+        self,
+        tag: str,
+        scalar_value: float,
+        global_step: int | None = None,
+        walltime: float | None = None,
+        new_style: bool = False,
+    ) -> None:
+        """Record one value; values of an iteration are sent together.
+
+        The last two arguments are TensorBoard's, which rsl_rl's writer takes, and are not used.
+        """
         self._pending[tag] = scalar_value
-        self._step = global_step
+        if global_step is not None:
+            self._step = global_step
 
     def end_iteration(self) -> None:
         """Send the values of an iteration."""

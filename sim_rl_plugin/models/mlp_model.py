@@ -63,7 +63,7 @@ class MLPModel(nn.Module):
         self.distribution: Distribution | None = None
         mlp_output_dim: int | list[int] = output_dim
         if distribution_cfg is not None:
-            distribution_class, arguments = resolve_class(distribution_cfg, f"{obs_set}.distribution_cfg")
+            distribution_class, arguments = resolve_class(distribution_cfg, path=f"{obs_set}.distribution_cfg")
             self.distribution = distribution_class(output_dim, **arguments)
             mlp_output_dim = self.distribution.input_dim
         self.mlp = MLP(self._get_latent_dim(), mlp_output_dim, hidden_dims, activation)

@@ -5,7 +5,7 @@ Legend of shapes: ``t`` steps, ``n`` environments, ``j`` trajectories, ``l`` lay
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tensordict import TensorDict
@@ -121,7 +121,8 @@ class _ExportedRNN(ExportablePolicy):
 class _JitGRU(_ExportedRNN):
     """A GRU policy that remembers: observations ``(1, obs_dim)`` in, actions ``(1, num_actions)`` out."""
 
-    hidden_state: torch.Tensor
+    if TYPE_CHECKING:  # TorchScript cannot read postponed annotations
+        hidden_state: torch.Tensor
 
     def __init__(self, model: RNNModel) -> None:
         super().__init__(model)
@@ -140,8 +141,9 @@ class _JitGRU(_ExportedRNN):
 class _JitLSTM(_ExportedRNN):
     """An LSTM policy that remembers: observations ``(1, obs_dim)`` in, actions ``(1, num_actions)`` out."""
 
-    hidden_state: torch.Tensor
-    cell_state: torch.Tensor
+    if TYPE_CHECKING:  # TorchScript cannot read postponed annotations
+        hidden_state: torch.Tensor
+        cell_state: torch.Tensor
 
     def __init__(self, model: RNNModel) -> None:
         super().__init__(model)

@@ -55,7 +55,7 @@ class TeacherEnsemble(nn.Module):
             raise UserError(f"{obs_set}.teachers: expected at least one model")
         models = []
         for index, cfg in enumerate(teachers):
-            model_class, arguments = resolve_class(cfg, f"{obs_set}.teachers[{index}]")
+            model_class, arguments = resolve_class(cfg, path=f"{obs_set}.teachers[{index}]")
             models.append(model_class(obs, obs_groups, obs_set, output_dim, **arguments))
         self.teachers = nn.ModuleList(models)
         self.is_recurrent = any(model.is_recurrent for model in models)
@@ -72,7 +72,7 @@ class TeacherEnsemble(nn.Module):
     def check_settings(cls, settings: Mapping[str, Any], path: str) -> None:
         """Check the teachers, see ``check_arguments``."""
         for index, cfg in enumerate(settings.get("teachers") or ()):
-            model_class, arguments = resolve_class(cfg, f"{path}.teachers[{index}]")
+            model_class, arguments = resolve_class(cfg, path=f"{path}.teachers[{index}]")
             check_arguments(model_class, arguments, f"{path}.teachers[{index}]", provided=PROVIDED_TO_MODEL)
 
     def forward(

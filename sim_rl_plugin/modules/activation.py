@@ -50,6 +50,14 @@ def resolve_nn_activation(act_name: str) -> nn.Module:
 def apply_in_place(activation: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Apply an activation to a tensor that nobody else reads, into the same memory where that is safe."""
     in_place = _IN_PLACE.get(type(activation))
-    if in_place is None or (type(activation) is nn.ELU and activation.alpha != 1.0):
+    if in_place is None or (type(activation) is nn.ELU and not _may_overwrite(activation, x)):
         return activation(x)
     return in_place(x)
+
+
+def _may_overwrite(activation: nn.ELU, x: torch.Tensor) -> bool:
+    """Return whether ELU's output is enough for its derivative, ``output + 1`` below zero.
+
+    In bfloat16 the output of a saturated unit is rounded to -1, and its derivative is lost.
+    """
+    return activation.alpha == 1.0 and (x.dtype in (torch.float32, torch.float64) or not torch.is_grad_enabled())

@@ -261,8 +261,8 @@ class HeteroscedasticGaussianDistribution(GaussianDistribution):
 
     def init_mlp_weights(self, mlp: nn.Module) -> None:
         """Make the deviation ``init_std`` for every observation."""
-        # rsl_rl's small addition is kept, so that equal seeds give equal weights.
-        start = self.init_std if self.std_type == "scalar" else math.log(self.init_std + 1e-7)
+        # rsl_rl's small addition is kept, and its float32, so that equal seeds give equal weights.
+        start = self.init_std if self.std_type == "scalar" else torch.tensor(self.init_std + 1e-7).log().item()
         _init_second_half(mlp, self.output_dim, start)
 
 

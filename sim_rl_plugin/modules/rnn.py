@@ -95,12 +95,10 @@ class RNN(nn.Module):
             raise UserError(
                 f"the memory is that of {num_envs} environments, and there are {input.shape[0]}: call reset() first"
             )
-        if torch.is_autocast_enabled(input.device.type):
-            # The memory outlives this pass, and so must have the type of the passes to come.
-            with torch.autocast(input.device.type, enabled=False):
-                output, self.hidden_state = self.rnn(input.float().unsqueeze(0), self.hidden_state)
-        else:
-            output, self.hidden_state = self.rnn(input.unsqueeze(0), self.hidden_state)
+        output, memory = self.rnn(input.unsqueeze(0), self.hidden_state)
+        # Mixed precision may give bfloat16; the memory outlives this pass, and has the type of the passes to come.
+        lasting = next(self.rnn.parameters()).dtype
+        self.hidden_state = map_hidden_state(lambda part: part.to(lasting), memory)
         return output
 
     def __getstate__(self) -> dict[str, Any]:

@@ -158,10 +158,11 @@ class OnPolicyRunner:
             ValueError: A checkpoint is missing, damaged, or does not fit.
         """
         self._has_loaded = True
-        sources = self.cfg.get("init_from")
-        if not sources or (isinstance(sources, str) and self._is_exported_teacher(sources)):
+        sources = self.cfg.get("init_from") or []
+        sources = [sources] if isinstance(sources, str) else sources
+        paths = [find_checkpoint(path) for path in sources if not self._is_exported_teacher(path)]
+        if not paths:
             return
-        paths = [find_checkpoint(path) for path in ([sources] if isinstance(sources, str) else sources)]
         start_from = getattr(self.alg, "start_from", None)
         if start_from is None:
             raise UserError(f"init_from: {type(self.alg).__name__} cannot start from another training's models")
@@ -173,7 +174,7 @@ class OnPolicyRunner:
 
     def _is_exported_teacher(self, path: str) -> bool:
         """Return whether the algorithm has taken this file for its teacher when it was built."""
-        return getattr(self.alg, "teacher_loaded", False) and is_exported_policy(path)
+        return hasattr(self.alg, "teacher_loaded") and is_exported_policy(path)
 
     def _iterate(self, obs: TensorDict, iteration: int, first: int, end: int) -> TensorDict:
         """Collect one rollout, learn from it, and log; return the observations to continue from."""

@@ -23,6 +23,32 @@ def test_episodes_by_hand():
     assert episodes.finished() == ([], [])
 
 
+def test_episodes_with_intrinsic_rewards_by_hand():
+    episodes = EpisodeStatistics(2, "cpu")
+    episodes.add(torch.tensor([1.0, 10.0]), torch.tensor([False, False]), torch.tensor([0.1, 0.2]))
+    episodes.add(torch.tensor([2.0, 20.0]), torch.tensor([True, False]), torch.tensor([0.3, 0.4]))
+    lengths, both, tasks, intrinsic = episodes.finished()
+    assert (lengths, tasks) == ([2.0], [3.0])
+    assert both == pytest.approx([3.4])
+    assert intrinsic == pytest.approx([0.4])
+
+
+def test_episodes_in_progress_survive_that_intrinsic_rewards_come_and_go():
+    before = EpisodeStatistics(1, "cpu")
+    before.add(torch.tensor([5.0]), torch.tensor([False]))
+    after = EpisodeStatistics(1, "cpu")
+    after.load_state_dict(before.state_dict())
+    after.add(torch.tensor([1.0]), torch.tensor([False]), torch.tensor([0.5]))
+    again = EpisodeStatistics(1, "cpu")
+    again.load_state_dict(after.state_dict())
+    again.add(torch.tensor([2.0]), torch.tensor([True]))
+    assert again.finished() == ([3.0], [8.5], [8.0], [0.5])
+    other = EpisodeStatistics(2, "cpu")
+    other.load_state_dict(after.state_dict())  # of one environment
+    other.add(torch.tensor([1.0, 2.0]), torch.tensor([True, True]))
+    assert other.finished() == ([1.0, 1.0], [1.0, 2.0])
+
+
 def test_environment_log_averages_all_values_of_an_iteration():
     log = EnvironmentLog()
     log.add({"height": torch.tensor([1.0, 2.0, 6.0]), "Curriculum/level": 3})

@@ -131,7 +131,7 @@ def test_resolve_callable_refuses_what_is_no_name():
 
 def test_resolve_class_returns_a_deep_copy_without_the_class_name(thing):
     cfg = {"class_name": "thing_module:Outer", "sizes": [1, 2]}
-    found, kwargs = registry.resolve_class(cfg, "actor")
+    found, kwargs = registry.resolve_class(cfg, path="actor")
     kwargs["sizes"].append(3)
     assert found is Outer
     assert kwargs == {"sizes": [1, 2, 3]}
@@ -140,6 +140,6 @@ def test_resolve_class_returns_a_deep_copy_without_the_class_name(thing):
 
 def test_resolve_class_begins_with_the_key_path(thing):
     with pytest.raises(UserError, match=r"^actor: expected a mapping with 'class_name'"):
-        registry.resolve_class({"sizes": 3}, "actor")
+        registry.resolve_class({"sizes": 3}, path="actor")
     with pytest.raises(UserError, match=r"^actor\.class_name: unknown class 'PPPO'"):
-        registry.resolve_class({"class_name": "PPPO"}, "actor")
+        registry.resolve_class({"class_name": "PPPO"}, path="actor")
