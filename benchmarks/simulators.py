@@ -3,6 +3,8 @@
 Each entry of RUNS is one training. Every few iterations the deterministic policy plays whole episodes in
 environments of its own, the same ones each time; their mean return is the curve, and the training ends at
 the target. The clock starts with the process, so imports and compilation count; the evaluations do not.
+Beside the seconds that passed there are those of the process on all cores, which other work on the machine
+does not lengthen.
 
     python benchmarks/simulators.py mjx-cartpole-balance
 """
@@ -88,16 +90,16 @@ def watch(runner: Any, arena: Any, run: Run, curve: list[dict[str, float]]) -> N
     from sim_rl_plugin.evaluation import evaluate
 
     log, beginning = runner.logger.log, arena.state_dict()
-    evaluating_s = 0.0
+    evaluating_s = evaluating_cpu_s = 0.0
     iterations = 0
 
     def logged(*args: Any, **kwargs: Any) -> Any:
-        nonlocal evaluating_s, iterations
+        nonlocal evaluating_s, evaluating_cpu_s, iterations
         metrics = log(*args, **kwargs)
         iterations += 1
         if iterations % run.evaluate_every:
             return metrics
-        now_s = time.perf_counter()
+        now_s, now_cpu_s = time.perf_counter(), time.process_time()
         if beginning is not None:
             arena.load_state_dict(beginning)
         result = evaluate(runner.get_inference_policy(), arena, run.episodes)
@@ -105,6 +107,7 @@ def watch(runner: Any, arena: Any, run: Run, curve: list[dict[str, float]]) -> N
         curve.append(
             {
                 "time_s": round(now_s - START_S - evaluating_s, 1),
+                "cpu_time_s": round(now_cpu_s - evaluating_cpu_s, 1),
                 "iterations": iterations,
                 "env_steps": int(metrics["Perf/total_steps"]),
                 "mean_return": round(result.mean, 1),
@@ -113,6 +116,7 @@ def watch(runner: Any, arena: Any, run: Run, curve: list[dict[str, float]]) -> N
         )
         print(curve[-1], flush=True)
         evaluating_s += time.perf_counter() - now_s
+        evaluating_cpu_s += time.process_time() - now_cpu_s
         if result.mean >= run.target:
             raise Stop
         return metrics
@@ -137,7 +141,7 @@ def plot(run: Run, curve: list[dict[str, float]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.5), sharey=True)
-    for panel, key, label in zip(axes, ("env_steps", "time_s"), ("environment steps", "seconds"), strict=True):
+    for panel, key, label in zip(axes, ("env_steps", "cpu_time_s"), ("environment steps", "CPU seconds"), strict=True):
         panel.plot([point[key] for point in curve], [point["mean_return"] for point in curve], marker=".")
         panel.axhline(run.target, color="grey", linewidth=0.8, linestyle="--", label=run.target_is)
         panel.set(xlabel=label)

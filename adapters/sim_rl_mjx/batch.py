@@ -88,6 +88,7 @@ class Batch:
         self.reset: Callable[[Any], Carry] = jax.jit(self._reset)
         self.step: Callable[..., tuple[Carry, Step]] = jax.jit(self._step)
         self.observe: Callable[[Carry], dict[str, jax.Array]] = jax.jit(lambda carry: to_groups(carry.state.obs))
+        self.first_row: Callable[[Carry], Any] = jax.jit(self._first_row)
 
     def _reset(self, seed: jax.Array) -> Carry:
         """Return the first states for a seed, uint32."""
@@ -139,6 +140,10 @@ class Batch:
             metrics=metrics,
         )
         return _strongly_typed(Carry(state, keys)), outcome
+
+    def _first_row(self, carry: Carry) -> Any:
+        """Return the state of environment 0."""
+        return jax.tree.map(lambda batched, leaf: leaf[0] if batched else leaf, self.is_batched, carry.state)
 
     def _simulate(self, state: Any, actions: jax.Array) -> tuple[Any, jax.Array]:
         """Return the state after ``action_repeat`` steps, and the sum of their rewards ``(n,)``."""

@@ -106,10 +106,7 @@ class MjxVecEnv(VecEnv):
 
     def render(self) -> Any:
         """Return environment 0 as an RGB array ``(height, width, 3)``, or None where it cannot be drawn."""
-        is_batched = self._batch.is_batched
-        return self._film.frame(
-            jax.tree.map(lambda rows, leaf: leaf[0] if rows else leaf, is_batched, self._carry.state)
-        )
+        return self._film.frame(self._batch.first_row(self._carry))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the simulation, its random keys and the episodes' ages.
