@@ -89,6 +89,7 @@ class PPO(Algorithm):
         use_mixed_precision: bool = False,
         grad_reduce_bucket_mb: float = 25,
         normalizer_update: Literal["after_update", "each_step"] = "after_update",
+        reward_scale: float = 1.0,
     ) -> None:
         """Take the models and the storage, and build the optimizer.
 
@@ -119,6 +120,8 @@ class PPO(Algorithm):
             grad_reduce_bucket_mb: Largest buffer of one gradient reduction, in MB.
             normalizer_update: When new observation statistics take effect: ``after_update`` as in
                 rsl_rl 5.5.1, or ``each_step`` as in 5.0, which shifts the policy during a rollout.
+            reward_scale: Factor of the environment's rewards, intrinsic ones excepted. Values and returns
+                are in the scaled unit; what is logged stays in the task's.
 
         Raises:
             ValueError: A value is out of range.
@@ -153,6 +156,7 @@ class PPO(Algorithm):
         self.normalize_advantage_per_mini_batch = normalize_advantage_per_mini_batch
         self.use_mixed_precision = use_mixed_precision
         self.normalizer_update = normalizer_update
+        self.reward_scale = reward_scale
 
         self._values_deferred = False
         self._time_outs: list[TimeOuts] = []
@@ -217,6 +221,8 @@ class PPO(Algorithm):
         """
         if self.normalizer_update == "each_step":
             self._update_normalization(obs)
+        if self.reward_scale != 1.0:
+            rewards = rewards * self.reward_scale
         if self.rnd is not None:
             self.intrinsic_rewards = self.rnd.get_intrinsic_reward(obs)
             rewards = rewards + self.intrinsic_rewards
@@ -610,6 +616,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "lam": (0.0, 1.0),
     "learning_rate": (0.0, float("inf")),
     "max_grad_norm": (0.0, float("inf")),
+    "reward_scale": (0.0, float("inf")),
 }
 
 

@@ -82,6 +82,23 @@ def test_a_time_out_adds_the_value_of_the_final_observation():
     assert torch.equal(rewards, before)
 
 
+def test_the_reward_scale_concerns_the_learner_alone():
+    algorithm, env = build(gamma=0.9, reward_scale=10.0)
+    obs = env.get_observations()
+    algorithm.act(obs)
+    time_outs = torch.tensor([True] + 7 * [False])
+    rewards = torch.arange(8.0)
+    extras = {"time_outs": time_outs, "final_obs": obs}
+    algorithm.process_env_step(obs, rewards, time_outs, extras)
+    assert rewards.tolist() == list(range(8))  # what the logger counts
+    # Ten times 0..7, and the value of what was cut off as it is: the critic speaks in the scaled unit.
+    expected = torch.arange(0.0, 80.0, 10.0)
+    expected[0] += 0.9 * algorithm.critic(obs)[0, 0].item()
+    torch.testing.assert_close(algorithm.storage.rewards[0].squeeze(-1), expected)
+    with pytest.raises(ValueError, match=r"algorithm.reward_scale: expected a number of 0 or more, found -1"):
+        build(reward_scale=-1.0)
+
+
 def test_a_time_out_without_final_observation_adds_the_value_before_as_rsl_rl_does():
     algorithm, env = build(gamma=0.9)
     obs = env.get_observations()

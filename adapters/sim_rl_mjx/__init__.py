@@ -1,0 +1,1 @@
+"""MuJoCo Playground, and environments with its or Brax's interface, simulated in JAX."""
