@@ -13,6 +13,13 @@ def all_reduce_mean(tensor: torch.Tensor) -> None:
     tensor /= torch.distributed.get_world_size()
 
 
+def any_rank(flags: list[bool], device: torch.device | str) -> list[bool]:
+    """Return which flags are true on at least one rank; waits for the device."""
+    found = torch.tensor(flags, dtype=torch.uint8, device=device)
+    torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
+    return [bool(flag) for flag in found.tolist()]
+
+
 def broadcast(tensors: Iterable[torch.Tensor]) -> None:
     """Replace every tensor by that of rank 0."""
     for tensor in tensors:

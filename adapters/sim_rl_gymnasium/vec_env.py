@@ -136,6 +136,22 @@ class GymnasiumVecEnv(VecEnv):
         self._episode_length = torch.where(done_tensor, 0, elapsed)
         return self._obs.clone(), to_tensor(rewards, torch.float32, self.device), done_tensor, extras
 
+    def reset_envs(self, env_ids: torch.Tensor) -> bool:
+        """See ``VecEnv``; false for a vector environment that resets all or none."""
+        if not self.counts_time:
+            return False
+        mask = np.zeros(self.num_envs, dtype=bool)
+        mask[env_ids.cpu().numpy()] = True
+        if mask.any():
+            observation, _ = self._vector_env.reset(options={"reset_mask": mask})
+            fresh, chosen = self._groups.tensors(observation), torch.from_numpy(mask).to(self.device)
+            obs = self._obs.clone()
+            for name, batch in fresh.items():
+                obs[name][chosen] = batch[chosen]
+            self._obs = obs
+            self._episode_length = torch.where(chosen, 0, self._episode_length)
+        return True
+
     def _reset_all(self, observation: Any, dones: np.ndarray) -> tuple[TensorDict, TensorDict | None]:
         """Reset those that ended; return the new observations and the final ones."""
         # Converted before the reset, which may write into the same arrays.

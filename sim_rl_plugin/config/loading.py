@@ -15,6 +15,7 @@ from typing import Any
 
 from sim_rl_plugin.config.files import merge_layers, read_config
 from sim_rl_plugin.config.migrations import migrate
+from sim_rl_plugin.config.nan_quarantine import check_quarantine_cfg
 from sim_rl_plugin.config.overrides import parse_overrides
 from sim_rl_plugin.config.schema import MODEL_SECTIONS, RunConfig, schema_defaults, unknown_setting
 from sim_rl_plugin.config.signature import check_arguments, check_value, parameters_of
@@ -33,7 +34,7 @@ PROVIDED_TO_ADAPTER = ("task", "num_envs", "device", "seed", "render")
 CONSTRUCTION_KEYS = {"share_cnn_encoders": bool | None}
 
 # Top-level keys that every runner reads; the others are the business of train scripts.
-_RUNNERS_KEYS = ("num_steps_per_env", "save_interval", "obs_groups", "check_for_nan", "init_from")
+_RUNNERS_KEYS = ("num_steps_per_env", "save_interval", "obs_groups", "check_for_nan", "nan_quarantine", "init_from")
 
 # Keys that simulators put beside rsl_rl's own, for their train scripts.
 _OTHERS_KEYS = (
@@ -196,6 +197,7 @@ def check_classes(settings: dict[str, Any]) -> None:
     Raises:
         UserError: With the key path of what is wrong.
     """
+    check_quarantine_cfg(settings.get("nan_quarantine"))
     resolve_class({"class_name": settings.get("class_name") or "OnPolicyRunner"}, path="runner")
     algorithm, kwargs = resolve_class(settings["algorithm"], path="algorithm")
     also = CONSTRUCTION_KEYS if hasattr(algorithm, "construct_algorithm") else None

@@ -88,7 +88,11 @@ class RunConfig(BaseModel):
     """Whether the progress of the training is shown on the terminal."""
 
     check_for_nan: bool = True
-    """Whether the training stops, with a message, when the environment returns NaN."""
+    """Whether NaN and infinity, from the environment or in the update, are looked for; see `nan_quarantine`."""
+
+    nan_quarantine: dict[str, Any] | None = Field(default_factory=dict)
+    """What happens to them, null for the defaults: `max_share`, `max_failures`, `max_dumps`, `max_dump_mb`, `keep_state`
+    (docs/reliability.md)."""
 
     torch_compile_mode: Literal["default", "max-autotune-no-cudagraphs"] | None = None
     """Mode of `torch.compile` for the models' forward passes; null compiles nothing."""

@@ -46,6 +46,15 @@ class ClipActions(VecEnv):
         """Whether the inner environment's state continues episodes bit for bit."""
         return getattr(self.env, "restores_exactly", True)
 
+    @property
+    def state_is_cheap(self) -> bool:  # type: ignore[override]
+        """Whether the inner environment's state costs next to nothing."""
+        return getattr(self.env, "state_is_cheap", False)
+
+    def reset_envs(self, env_ids: torch.Tensor) -> bool:
+        """Reset environments of the inner one, if it can."""
+        return hasattr(self.env, "reset_envs") and self.env.reset_envs(env_ids)
+
     def get_observations(self) -> TensorDict:
         """Return the inner environment's observations."""
         return self.env.get_observations()

@@ -103,6 +103,16 @@ class Logger:
             self._environment_log.add(log)
         self._episodes.add(rewards, dones, intrinsic_rewards, extras.get("skipped"))
 
+    def leave_out(self, envs: torch.Tensor, starting: torch.Tensor) -> None:
+        """Count nothing of this rollout in some environments, which then start anew.
+
+        Args:
+            envs: Bool ``(n,)``: which environments.
+            starting: Bool ``(n,)``: those whose first step ended a broken episode; the next one counts.
+        """
+        self._episodes.leave_out(envs, starting)
+        self._environment_log.leave_out_non_finite()
+
     def log(
         self,
         it: int,
@@ -114,6 +124,8 @@ class Logger:
         learning_rate: float,
         action_std: torch.Tensor | None,
         rnd_weight: float | None = None,
+        *,
+        more: dict[str, float] | None = None,
     ) -> dict[str, float]:
         """Write the metrics of an iteration and show them.
 
@@ -127,6 +139,7 @@ class Logger:
             learning_rate: The current learning rate.
             action_std: Standard deviation of the actions; None for a policy without one.
             rnd_weight: Weight of the intrinsic reward.
+            more: Further metrics under their tags.
 
         Returns:
             All metrics under their tags.
@@ -156,6 +169,7 @@ class Logger:
         if self.rewbuffer:
             metrics["Train/mean_reward"] = statistics.fmean(self.rewbuffer)
             metrics["Train/mean_episode_length"] = statistics.fmean(self.lenbuffer)
+        metrics.update(more or {})
         self._write(metrics, it)
         self._show(metrics, it, start_it, total_it)
         return metrics

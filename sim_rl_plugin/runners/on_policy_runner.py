@@ -29,6 +29,7 @@ from sim_rl_plugin.checkpoint import (
     set_random_state,
 )
 from sim_rl_plugin.config import check_train_cfg
+from sim_rl_plugin.config.nan_quarantine import QuarantineSettings
 from sim_rl_plugin.env import VecEnv, as_vec_env
 from sim_rl_plugin.env.finite import FiniteWatch
 from sim_rl_plugin.errors import UserError
@@ -36,6 +37,7 @@ from sim_rl_plugin.export import write_onnx
 from sim_rl_plugin.logging.logger import Logger
 from sim_rl_plugin.models.exported_policy import is_exported_policy
 from sim_rl_plugin.registry import resolve_callable
+from sim_rl_plugin.runners.quarantine import Quarantine
 from sim_rl_plugin.runners.stop_signal import StopSignal
 
 _CHECKPOINT_FORMAT = 1
@@ -93,7 +95,26 @@ class OnPolicyRunner:
         self._simulation_restored = False
         self._has_loaded = False
         self._writes_checkpoints = log_dir is not None and self.gpu_global_rank == 0
-        self._finite_watch = FiniteWatch() if self.cfg.get("check_for_nan", True) else None
+        self._build_guards()
+
+    def _build_guards(self) -> None:
+        """Set up what looks for NaN and infinity: a quarantine, or where the algorithm cannot do it, a watch."""
+        self._quarantine: Quarantine | None = None
+        self._finite_watch: FiniteWatch | None = None
+        if not self.cfg.get("check_for_nan", True):
+            return
+        if not hasattr(self.alg, "restricted_to"):
+            self._finite_watch = FiniteWatch()
+            return
+        self._quarantine = Quarantine(
+            self.alg,
+            self.env,
+            self.logger,
+            QuarantineSettings(**(self.cfg.get("nan_quarantine") or {})),
+            _plain(self.cfg),
+            rank=self.gpu_global_rank,
+            is_distributed=self.is_distributed,
+        )
 
     # Training
 
@@ -109,8 +130,8 @@ class OnPolicyRunner:
                 limit do not end all at once.
 
         Raises:
-            ValueError: The environment returned NaN or infinity, and the policy is the one before; or a
-                student has no teacher.
+            ValueError: Iterations in a row went wrong through NaN or infinity, and the policy is the one before
+                them (see docs/reliability.md); or a student has no teacher.
             KeyboardInterrupt: After the checkpoint of a Ctrl-C.
         """
         if not self._has_loaded:
@@ -123,6 +144,8 @@ class OnPolicyRunner:
         if init_at_random_ep_len and not self._simulation_restored:
             self._spread_episode_ends()
         obs = self._to_device(self.env.get_observations())
+        if self._quarantine is not None:
+            obs = self._quarantine.first(obs)
         self.alg.train_mode()
         if self.is_distributed:
             self.alg.broadcast_parameters()
@@ -139,6 +162,7 @@ class OnPolicyRunner:
                     obs = self._iterate(obs, iteration, first, end)
                     self.interrupted = stop.requested
                     is_last = iteration == end - 1 or self.interrupted
+                    self._give_up_if_hopeless(iteration)
                     if self._writes_checkpoints and (is_last or iteration % self.cfg["save_interval"] == 0):
                         self._save_into_run_folder(iteration)
                     if self.interrupted:
@@ -180,13 +204,17 @@ class OnPolicyRunner:
     def _iterate(self, obs: TensorDict, iteration: int, first: int, end: int) -> TensorDict:
         """Collect one rollout, learn from it, and log; return the observations to continue from."""
         start_s = time.perf_counter()
+        quarantine = self._quarantine
+        if quarantine is not None:
+            quarantine.begin()
         with torch.inference_mode():
             obs = self._collect_rollout(obs)
-            if self._finite_watch is not None:
-                self._finite_watch.check()
-            collected_s = time.perf_counter()
-            self.alg.compute_returns(obs)
-        losses = self.alg.update()
+        if quarantine is not None:
+            obs = quarantine.inspect(obs, iteration)
+        elif self._finite_watch is not None:
+            self._finite_watch.check()
+        collected_s = time.perf_counter()
+        losses = self._learn_from(obs) if quarantine is None else quarantine.learn(obs)
         learned_s = time.perf_counter()
         self.current_learning_iteration = iteration
         self.completed_iterations = iteration + 1
@@ -196,13 +224,20 @@ class OnPolicyRunner:
             total_it=end,
             collect_time=collected_s - start_s,
             learn_time=learned_s - collected_s,
-            loss_dict=losses,
+            loss_dict=losses or {},
             learning_rate=self.alg.learning_rate,
-            action_std=_action_std(self.alg.get_policy()),
+            action_std=None if losses is None else _action_std(self.alg.get_policy()),
             rnd_weight=getattr(getattr(self.alg, "rnd", None), "weight", None),
+            more={} if quarantine is None else quarantine.metrics(),
         )
         plugins.get_manager().fire("sim_rl_iteration_end", runner=self, iteration=iteration, metrics=metrics)
         return obs
+
+    def _learn_from(self, obs: TensorDict) -> dict[str, float]:
+        """Compute returns and update; return the losses."""
+        with torch.inference_mode():
+            self.alg.compute_returns(obs)
+        return self.alg.update()
 
     def _collect_rollout(self, obs: TensorDict) -> TensorDict:
         """Step the environment ``num_steps_per_env`` times."""
@@ -210,7 +245,7 @@ class OnPolicyRunner:
         begin_rollout = getattr(self.alg, "begin_rollout", None)
         if begin_rollout is not None:
             begin_rollout()
-        for _ in range(self.cfg["num_steps_per_env"]):
+        for step in range(self.cfg["num_steps_per_env"]):
             actions = self.alg.act(obs)
             obs, rewards, dones, extras = self.env.step(actions.to(self.env.device))
             obs, rewards, dones = self._to_device(obs), rewards.to(self.device), dones.to(self.device)
@@ -218,9 +253,23 @@ class OnPolicyRunner:
                 self._finite_watch.add(obs, rewards, dones)
                 if "final_obs" in extras:
                     self._finite_watch.add_observations(extras["final_obs"], "final observation group")
-            self.alg.process_env_step(obs, rewards, dones, extras)
+            seen = obs
+            if self._quarantine is not None:
+                self._quarantine.add_step(step, extras)
+                seen = self._quarantine.seen(obs)
+            self.alg.process_env_step(seen, rewards, dones, extras)
             self.logger.process_env_step(rewards, dones, extras, getattr(self.alg, "intrinsic_rewards", None))
         return obs
+
+    def _give_up_if_hopeless(self, iteration: int) -> None:
+        """End the training, with a checkpoint, after too many iterations in a row that went wrong."""
+        reason = None if self._quarantine is None else self._quarantine.has_given_up
+        if reason is None:
+            return
+        saved = ""
+        if self._writes_checkpoints:
+            saved = f"; the last good state is {self._save_into_run_folder(iteration)}"
+        raise UserError(f"{reason}{saved} (docs/reliability.md, nan_quarantine.max_failures)")
 
     def _to_device(self, obs: TensorDict) -> TensorDict:
         """Move observations, if they are not there already: even a move to the same place costs time."""
@@ -260,15 +309,18 @@ class OnPolicyRunner:
             "random": random_state(),
             "environment": env_state,
             "algorithm": self.alg.training_state() if hasattr(self.alg, "training_state") else None,
+            "quarantine": None if self._quarantine is None else self._quarantine.state_dict(),
         }
         save_checkpoint(path, contents)
         self.logger.save_model(path, self.current_learning_iteration)
 
-    def _save_into_run_folder(self, iteration: int) -> None:
+    def _save_into_run_folder(self, iteration: int) -> str:
+        """Write the iteration's checkpoint and return its path."""
         assert self.logger.log_dir is not None
         path = os.path.join(self.logger.log_dir, f"model_{iteration}.pt")
         self.save(path)
         plugins.get_manager().fire("sim_rl_checkpoint_saved", runner=self, path=Path(path), iteration=iteration)
+        return path
 
     def load(
         self,
@@ -339,6 +391,8 @@ class OnPolicyRunner:
                 warnings.warn("this simulator restores its counters only: episodes start afresh", stacklevel=2)
         if state.get("algorithm") is not None:
             self.alg.load_training_state(state["algorithm"], self._simulation_restored)
+        if self._quarantine is not None and state.get("quarantine") is not None:
+            self._quarantine.load_state_dict(state["quarantine"], self._simulation_restored)
         self.logger.load_state_dict(state["logger"], self.completed_iterations, self._simulation_restored)
         if self._writes_checkpoints:
             # What this run did after the checkpoint is about to be done again.
