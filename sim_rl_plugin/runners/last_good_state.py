@@ -24,18 +24,19 @@ class LastGoodState:
         self._algorithm = algorithm
         self._places: list[_Place] = []
         self._copies: list[torch.Tensor] = []
+        self._states: list[tuple[Any, int]] = []
         self._numbers: list[tuple[Any, Any, Any]] = []
         self._rnd: dict[str, Any] | None = None
 
     def keep(self) -> None:
         """Copy the current state."""
-        self._places = list(self._tensors())
-        live = [holder[key] for holder, key in self._places]
+        states = [(optimizer.state, len(optimizer.state)) for optimizer in self._optimizers()]
         with torch.no_grad():
-            if [value.shape for value in live] != [copied.shape for copied in self._copies]:
-                # The first iteration, and the second: optimizers make their state in their first step.
-                self._copies = [torch.empty_like(value, requires_grad=False) for value in live]
-            torch._foreach_copy_(self._copies, live)
+            # An optimizer makes its state in its first step, and gets another when a checkpoint is loaded.
+            if not self._is_known(states):
+                self._states, self._places = states, list(self._tensors())
+                self._copies = [torch.empty_like(holder[key]) for holder, key in self._places]
+            torch._foreach_copy_(self._copies, [holder[key] for holder, key in self._places])
         groups = [group for optimizer in self._optimizers() for group in optimizer.param_groups]
         self._numbers = [(group, "lr", group["lr"]) for group in groups if not isinstance(group["lr"], torch.Tensor)]
         self._numbers += [(vars(self._algorithm), name, vars(self._algorithm)[name]) for name in self._counters()]
@@ -55,6 +56,13 @@ class LastGoodState:
             holder[key] = number
         if self._rnd is not None:
             self._algorithm.rnd.load_training_state(self._rnd, self._algorithm.storage.num_envs)
+
+    def _is_known(self, states: list[tuple[Any, int]]) -> bool:
+        """Return whether the places that were found last time are those of these optimizers' states."""
+        return len(states) == len(self._states) and all(
+            own is known and size == known_size
+            for (own, size), (known, known_size) in zip(states, self._states, strict=True)
+        )
 
     def _modules(self) -> Iterator[nn.Module]:
         """Yield every module once; a compiled front holds those of the model behind it."""
