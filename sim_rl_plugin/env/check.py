@@ -109,7 +109,8 @@ class _Checker:
             records.resets()
         records.final_obs()
         records.log()
-        self._check_reset_envs()
+        if settable and not self.findings.found(*AREAS["get_observations"]):
+            self._check_reset_envs()
         self._check_state(settable)
 
     # Stepping, and everything that is decided at once.
