@@ -193,7 +193,7 @@ def _last_iteration(folder: Path) -> int:
 
 def _unfinished(folder: Path) -> set[str]:
     """Return the names of files that are not yet, or will never be, checkpoints."""
-    return {path.name for path in folder.glob(".model_*")}
+    return {path.name for path in folder.glob(".unfinished.model_*")}
 
 
 def read_curve(folder: Path) -> list[dict[str, str]]:
