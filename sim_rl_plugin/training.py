@@ -15,6 +15,7 @@ from sim_rl_plugin.evaluation import Policy
 from sim_rl_plugin.run_folder import SavedRun, build_runner, owned_run, set_aside_logs, write_config
 from sim_rl_plugin.runners.stop_signal import EXIT_STATUS, leave, status_of
 from sim_rl_plugin.simulation import open_env, prepare_process
+from sim_rl_plugin.whole_file import remove_unfinished
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def train_to_the_end(
         env = stack.enter_context(open_env(config, device=device))
         folder = run_folder()
         stack.enter_context(owned_run(folder))
+        remove_unfinished(folder)
         if saved is None:
             set_aside_logs(folder)
         runner = build_runner(config, env, device, folder)

@@ -28,7 +28,7 @@ from sim_rl_plugin.pipelines.stage_folder import (
 from sim_rl_plugin.run_folder import SavedRun, build_runner, find_run, load_policy
 from sim_rl_plugin.simulation import open_env, prepare_process, resolve_device
 from sim_rl_plugin.training import train_to_the_end
-from sim_rl_plugin.whole_file import write_text_whole
+from sim_rl_plugin.whole_file import remove_unfinished, write_text_whole
 
 RECORD_FILE = "pipeline.yaml"
 """In a pipeline's folder: its name and the settings of every stage as they were last run."""
@@ -94,6 +94,7 @@ def _owned_folder(root: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"cannot write to the pipeline folder {root}: {error.strerror}") from error
     with owned_folder(root, "running the pipeline in"):
+        remove_unfinished(root)
         yield
 
 
