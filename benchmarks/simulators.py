@@ -69,8 +69,8 @@ class Run:
 
 RUNS: dict[str, Run] = {
     "gymnasium-pendulum": Run("gymnasium", "Pendulum-v1", "swung up and balanced", -200.0, episodes=64),
-    "gymnasium-halfcheetah": Run("gymnasium", "HalfCheetah-v5", "a steady run", 2000.0, evaluate_every=30, seeds=2),
-    "mujoco-halfcheetah": Run("mujoco", "HalfCheetah", "a steady run", 2000.0, evaluate_every=30, seeds=2),
+    "gymnasium-halfcheetah": Run("gymnasium", "HalfCheetah-v5", "a steady run", 2000.0, evaluate_every=30, seeds=1),
+    "mujoco-halfcheetah": Run("mujoco", "HalfCheetah", "a steady run", 2000.0, evaluate_every=30, seeds=1),
     "mjx-cartpole-balance": Run(
         "mjx",
         "CartpoleBalance",
