@@ -25,11 +25,10 @@ DEFAULTS = f"""## Learning with the defaults
 
 `sim-rl train --sim S --task T`, nothing else said: the settings are those that the simulator or `configs/` has for the
 task. Returns are of the deterministic policy, in episodes of its own. Gymnasium's and MuJoCo's tasks are trained for
-as many iterations as their settings say. mjlab's are trained for fewer, until they are solved; beside ours there is
-what mjlab's own `train` runs, with rsl_rl and the same seeds, environments and number of steps, and the target is
-{AS_GOOD:.0%} of the mean return that it reaches in the end. Playground's, whose settings are meant for a GPU, ends at
-its target. CPU seconds are those of the process on all cores, imports and compilation included, evaluations not; other
-work that the machine had does not lengthen them much.
+as many iterations as their settings say, mjlab's for fewer: there the question is what mjlab's own `train` reaches,
+with rsl_rl and the same seeds, environments and number of steps, and the target is {AS_GOOD:.0%} of the mean of its
+final returns. Playground's, whose settings are meant for a GPU, ends at its target. CPU seconds are those of the
+process on all cores, imports and compilation included, evaluations not.
 
 `make bench` runs Gymnasium's and MuJoCo's. The others need a simulator, each in an environment of its own:
 
