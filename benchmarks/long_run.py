@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,8 @@ def train_cfg(save_interval: int) -> dict[str, Any]:
 class Meter:
     """Measures this process as iterations end."""
 
-    def __init__(self, folder: Path, every: int) -> None:
-        self.folder, self.every = folder, every
+    def __init__(self, folder: Path, every: int, report: Callable[[list[dict[str, int]]], None]) -> None:
+        self.folder, self.every, self.report = folder, every, report
         self.rows: list[dict[str, int]] = []
 
     @hookimpl
@@ -63,16 +64,24 @@ class Meter:
                 "iterations": iteration + 1,
                 "memory_kb": int(status["VmRSS"].split()[0]),
                 "python_objects": len(gc.get_objects()),
+                "python_blocks": sys.getallocatedblocks(),
                 "open_files": len(os.listdir("/proc/self/fd")),
                 "threads": int(status["Threads"]),
                 "files_in_the_run_folder": sum(1 for path in self.folder.rglob("*") if path.is_file()),
             }
         )
+        self.report(self.rows)
 
 
-def measure(folder: Path, iterations: int, samples: int, save_interval: int) -> list[dict[str, int]]:
-    """Train, and return what there was at ``samples`` points on the way."""
-    meter = Meter(folder, iterations // samples)
+def measure(
+    folder: Path,
+    iterations: int,
+    samples: int,
+    save_interval: int,
+    report: Callable[[list[dict[str, int]]], None] = lambda rows: None,
+) -> list[dict[str, int]]:
+    """Train, and return what there was at ``samples`` points on the way; ``report`` is told at each."""
+    meter = Meter(folder, iterations // samples, report)
     plugins.get_manager().register(meter, "meter")
     try:
         torch.manual_seed(0)
@@ -90,19 +99,22 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     start_s = time.perf_counter()
+
+    def report(rows: list[dict[str, int]]) -> None:
+        # The first tenth is warming up: caches fill, and allocators take what they then reuse.
+        warm, last = rows[min(len(rows), args.samples // 10) - 1], rows[-1]
+        growth = {key: last[key] - warm[key] for key in last if key not in ("iterations", "files_in_the_run_folder")}
+        results = {
+            "arguments": vars(args) | {"num_envs": NUM_ENVS, "num_steps_per_env": STEPS},
+            "iterations": last["iterations"],
+            "total_s": round(time.perf_counter() - start_s, 1),
+            "growth_after_the_first_tenth": growth,
+            "samples": rows,
+        }
+        write_results("long_run", results)
+
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(Path(folder), args.iterations, args.samples, save_interval=args.iterations // args.samples)
-    # The first tenth is warming up: caches fill, and allocators take what they then reuse.
-    warm, last = rows[max(0, len(rows) // 10 - 1)], rows[-1]
-    growth = {key: last[key] - warm[key] for key in last if key not in ("iterations", "files_in_the_run_folder")}
-    results = {
-        "arguments": vars(args) | {"num_envs": NUM_ENVS, "num_steps_per_env": STEPS},
-        "total_s": round(time.perf_counter() - start_s, 1),
-        "growth_after_the_first_tenth": growth,
-        "samples": rows,
-    }
-    print(json.dumps(results["growth_after_the_first_tenth"], indent=2))
-    write_results("long_run", results)
+        measure(Path(folder), args.iterations, args.samples, args.iterations // args.samples, report)
 
 
 if __name__ == "__main__":
