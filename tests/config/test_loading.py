@@ -282,7 +282,7 @@ def test_an_rsl_rl_dict_is_strict_within_and_helpful_on_top(caplog):
         wrong[section][key] = 1
         with pytest.raises(UserError, match=rf"^unknown key '{section}\.{key}': did you mean"):
             check_train_cfg(wrong)
-    with pytest.raises(UserError, match="algorithm is missing: the training dict has num_steps_per_env"):
+    with pytest.raises(UserError, match="algorithm is missing: the training dict has 'num_steps_per_env'"):
         check_train_cfg({"num_steps_per_env": 3})
     with pytest.raises(UserError, match="num_steps_per_env: expected an integer, found '24'"):
         check_train_cfg({**cfg, "num_steps_per_env": "24"})
