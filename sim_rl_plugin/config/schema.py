@@ -88,7 +88,7 @@ class RunConfig(BaseModel):
     """Whether the progress of the training is shown on the terminal."""
 
     check_for_nan: bool = True
-    """Whether NaN and infinity, from the environment or in the update, are looked for; see `nan_quarantine`."""
+    """Whether NaN and infinity in rollouts and updates are looked for; `nan_quarantine` says what happens then."""
 
     nan_quarantine: dict[str, Any] | None = Field(default_factory=dict)
     """What happens to them, null for the defaults: `max_share`, `max_failures`, `max_dumps`, `max_dump_mb`, `keep_state`

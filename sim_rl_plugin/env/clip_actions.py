@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from tensordict import TensorDict
 
+from sim_rl_plugin.env.terms import Term
 from sim_rl_plugin.env.vec_env import VecEnv
 
 
@@ -50,6 +52,16 @@ class ClipActions(VecEnv):
     def state_is_cheap(self) -> bool:  # type: ignore[override]
         """Whether the inner environment's state costs next to nothing."""
         return getattr(self.env, "state_is_cheap", False)
+
+    @property
+    def observation_terms(self) -> Mapping[str, Sequence[Term]]:  # type: ignore[override]
+        """The inner environment's, if it tells."""
+        return getattr(self.env, "observation_terms", {})
+
+    @property
+    def action_terms(self) -> Sequence[Term]:  # type: ignore[override]
+        """The inner environment's, if it tells."""
+        return getattr(self.env, "action_terms", ())
 
     def reset_envs(self, env_ids: torch.Tensor) -> bool:
         """Reset environments of the inner one, if it can."""

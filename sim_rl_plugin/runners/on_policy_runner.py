@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 import time
 import warnings
 from collections.abc import Iterator
@@ -16,12 +17,11 @@ from tensordict import TensorDict
 from torch import nn
 
 import sim_rl_plugin
-from sim_rl_plugin import plugins
+from sim_rl_plugin import distributed, plugins
 from sim_rl_plugin.algorithms import PPO
 from sim_rl_plugin.checkpoint import (
-    check_layout,
-    describe_layout,
     find_checkpoint,
+    kept_random_state,
     load_checkpoint,
     random_state,
     save_checkpoint,
@@ -31,14 +31,15 @@ from sim_rl_plugin.checkpoint import (
 from sim_rl_plugin.config import check_train_cfg
 from sim_rl_plugin.config.nan_quarantine import QuarantineSettings
 from sim_rl_plugin.env import VecEnv, as_vec_env
-from sim_rl_plugin.env.finite import FiniteWatch
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.export import write_onnx
+from sim_rl_plugin.layout import check_layout, describe_layout
 from sim_rl_plugin.logging.logger import Logger
 from sim_rl_plugin.models.exported_policy import is_exported_policy
 from sim_rl_plugin.registry import resolve_callable
+from sim_rl_plugin.runners.guard import Guard, StoppingGuard
 from sim_rl_plugin.runners.quarantine import Quarantine
-from sim_rl_plugin.runners.stop_signal import StopSignal
+from sim_rl_plugin.runners.stop_signal import StopSignal, leave
 
 _CHECKPOINT_FORMAT = 1
 
@@ -74,7 +75,7 @@ class OnPolicyRunner:
         obs = env.get_observations().to(device)
         algorithm_class = resolve_callable(self.cfg["algorithm"]["class_name"])
         self.alg = algorithm_class.construct_algorithm(obs, env, self.cfg, device)
-        self.layout = describe_layout(obs, env.num_actions)
+        self.layout = describe_layout(env, obs)
         self.logger = Logger(
             log_dir=log_dir,
             cfg=self.cfg,
@@ -91,38 +92,29 @@ class OnPolicyRunner:
         self.completed_iterations = 0
         """Iterations done since the start of training, in earlier processes too."""
         self.interrupted = False
-        """Whether the last ``learn`` was ended by Ctrl-C."""
+        """Whether a signal ended the last ``learn`` early: Ctrl-C, SIGTERM or SIGUSR1."""
         self._simulation_restored = False
         self._has_loaded = False
         self._writes_checkpoints = log_dir is not None and self.gpu_global_rank == 0
-        self._build_guards()
+        self._guard = self._build_guard()
 
-    def _build_guards(self) -> None:
-        """Set up what looks for NaN and infinity: a quarantine, or where the algorithm cannot do it, a watch."""
-        self._quarantine: Quarantine | None = None
-        self._finite_watch: FiniteWatch | None = None
+    def _build_guard(self) -> Guard:
+        """Return what looks for NaN and infinity."""
         if not self.cfg.get("check_for_nan", True):
-            return
+            return Guard(self.alg)
         if not hasattr(self.alg, "restricted_to"):
-            self._finite_watch = FiniteWatch()
-            return
-        self._quarantine = Quarantine(
-            self.alg,
-            self.env,
-            self.logger,
-            QuarantineSettings(**(self.cfg.get("nan_quarantine") or {})),
-            _plain(self.cfg),
-            rank=self.gpu_global_rank,
-            is_distributed=self.is_distributed,
-        )
+            return StoppingGuard(self.alg)
+        settings = QuarantineSettings(**(self.cfg.get("nan_quarantine") or {}))
+        config = _plain(self.cfg)
+        return Quarantine(self.alg, self.env, self.logger, settings, config, self.gpu_global_rank, self.is_distributed)
 
     # Training
 
     def learn(self, num_learning_iterations: int, init_at_random_ep_len: bool = False) -> None:
         """Train for a number of iterations.
 
-        Ctrl-C ends the training after the current iteration, with a checkpoint; ``interrupted``
-        tells. A second Ctrl-C ends it at once.
+        Ctrl-C, SIGTERM and SIGUSR1 end the training after the current iteration, with a checkpoint;
+        ``interrupted`` tells. A second signal ends it at once.
 
         Args:
             num_learning_iterations: How many iterations.
@@ -133,6 +125,7 @@ class OnPolicyRunner:
             ValueError: Iterations in a row went wrong through NaN or infinity, and the policy is the one before
                 them (see docs/reliability.md); or a student has no teacher.
             KeyboardInterrupt: After the checkpoint of a Ctrl-C.
+            SystemExit: After that of SIGTERM (status 143) or SIGUSR1 (75).
         """
         if not self._has_loaded:
             self.initialize()
@@ -143,15 +136,15 @@ class OnPolicyRunner:
             )
         if init_at_random_ep_len and not self._simulation_restored:
             self._spread_episode_ends()
-        obs = self._to_device(self.env.get_observations())
-        if self._quarantine is not None:
-            obs = self._quarantine.first(obs)
+        obs = self._guard.first(self._to_device(self.env.get_observations()))
         self.alg.train_mode()
         if self.is_distributed:
             self.alg.broadcast_parameters()
-        self.logger.init_logging_writer()
         hooks = plugins.get_manager()
-        hooks.fire("sim_rl_run_start", runner=self)
+        # What writers and hooks draw is no part of the training: they are asked again when it is resumed.
+        with kept_random_state():
+            self.logger.init_logging_writer()
+            hooks.fire("sim_rl_run_start", runner=self)
 
         first = self.current_learning_iteration
         end = first + num_learning_iterations
@@ -160,12 +153,13 @@ class OnPolicyRunner:
             with StopSignal() as stop:
                 for iteration in range(first, end):
                     obs = self._iterate(obs, iteration, first, end)
-                    self.interrupted = stop.requested
-                    is_last = iteration == end - 1 or self.interrupted
                     self._give_up_if_hopeless(iteration)
+                    is_stopped = self._is_stopped(stop)
+                    is_last = iteration == end - 1 or is_stopped
                     if self._writes_checkpoints and (is_last or iteration % self.cfg["save_interval"] == 0):
                         self._save_into_run_folder(iteration)
-                    if self.interrupted:
+                    if is_stopped:
+                        self.interrupted = True
                         break
         except BaseException as error:
             hooks.fire("sim_rl_run_error", runner=self, error=error)
@@ -174,7 +168,11 @@ class OnPolicyRunner:
             self.logger.stop_logging_writer()
         hooks.fire("sim_rl_run_end", runner=self)
         if self.interrupted:
-            raise KeyboardInterrupt
+            leave(stop.number or signal.SIGTERM)  # on a rank without a signal of its own, as launchers send
+
+    def _is_stopped(self, stop: StopSignal) -> bool:
+        """Return whether a signal asks to stop; all ranks stop together, or those left would wait for ever."""
+        return distributed.any_rank(stop.requested, self.device) if self.is_distributed else stop.requested
 
     def initialize(self) -> None:
         """Take over the models of ``init_from``; ``learn`` does so unless something was loaded before.
@@ -193,7 +191,7 @@ class OnPolicyRunner:
             raise UserError(f"init_from: {type(self.alg).__name__} cannot start from another training's models")
         checkpoints = [load_checkpoint(path, self.device) for path in paths]
         for contents in checkpoints:
-            check_layout(contents, self.env)
+            check_layout(contents.get("sim_rl", {}).get("layout"), self.env)
         with _explained(", ".join(map(str, paths))):
             start_from(checkpoints)
 
@@ -204,17 +202,12 @@ class OnPolicyRunner:
     def _iterate(self, obs: TensorDict, iteration: int, first: int, end: int) -> TensorDict:
         """Collect one rollout, learn from it, and log; return the observations to continue from."""
         start_s = time.perf_counter()
-        quarantine = self._quarantine
-        if quarantine is not None:
-            quarantine.begin()
+        self._guard.begin()
         with torch.inference_mode():
             obs = self._collect_rollout(obs)
-        if quarantine is not None:
-            obs = quarantine.inspect(obs, iteration)
-        elif self._finite_watch is not None:
-            self._finite_watch.check()
+        obs = self._guard.inspect(obs, iteration)
         collected_s = time.perf_counter()
-        losses = self._learn_from(obs) if quarantine is None else quarantine.learn(obs)
+        losses = self._guard.learn(obs)
         learned_s = time.perf_counter()
         self.current_learning_iteration = iteration
         self.completed_iterations = iteration + 1
@@ -228,16 +221,10 @@ class OnPolicyRunner:
             learning_rate=self.alg.learning_rate,
             action_std=None if losses is None else _action_std(self.alg.get_policy()),
             rnd_weight=getattr(getattr(self.alg, "rnd", None), "weight", None),
-            more={} if quarantine is None else quarantine.metrics(),
+            more=self._guard.metrics(),
         )
         plugins.get_manager().fire("sim_rl_iteration_end", runner=self, iteration=iteration, metrics=metrics)
         return obs
-
-    def _learn_from(self, obs: TensorDict) -> dict[str, float]:
-        """Compute returns and update; return the losses."""
-        with torch.inference_mode():
-            self.alg.compute_returns(obs)
-        return self.alg.update()
 
     def _collect_rollout(self, obs: TensorDict) -> TensorDict:
         """Step the environment ``num_steps_per_env`` times."""
@@ -249,21 +236,14 @@ class OnPolicyRunner:
             actions = self.alg.act(obs)
             obs, rewards, dones, extras = self.env.step(actions.to(self.env.device))
             obs, rewards, dones = self._to_device(obs), rewards.to(self.device), dones.to(self.device)
-            if self._finite_watch is not None:
-                self._finite_watch.add(obs, rewards, dones)
-                if "final_obs" in extras:
-                    self._finite_watch.add_observations(extras["final_obs"], "final observation group")
-            seen = obs
-            if self._quarantine is not None:
-                self._quarantine.add_step(step, extras)
-                seen = self._quarantine.seen(obs)
+            seen = self._guard.add_step(step, obs, rewards, dones, extras)
             self.alg.process_env_step(seen, rewards, dones, extras)
             self.logger.process_env_step(rewards, dones, extras, getattr(self.alg, "intrinsic_rewards", None))
         return obs
 
     def _give_up_if_hopeless(self, iteration: int) -> None:
         """End the training, with a checkpoint, after too many iterations in a row that went wrong."""
-        reason = None if self._quarantine is None else self._quarantine.has_given_up
+        reason = self._guard.has_given_up
         if reason is None:
             return
         saved = ""
@@ -295,6 +275,8 @@ class OnPolicyRunner:
         Raises:
             ValueError: The file cannot be written.
         """
+        # First, so that no checkpoint ever outlives the metrics of the iterations before it.
+        self.logger.flush()
         contents = self.alg.save()
         contents["iter"] = self.current_learning_iteration
         contents["infos"] = infos
@@ -309,7 +291,7 @@ class OnPolicyRunner:
             "random": random_state(),
             "environment": env_state,
             "algorithm": self.alg.training_state() if hasattr(self.alg, "training_state") else None,
-            "quarantine": None if self._quarantine is None else self._quarantine.state_dict(),
+            "quarantine": self._guard.state_dict(),
         }
         save_checkpoint(path, contents)
         self.logger.save_model(path, self.current_learning_iteration)
@@ -319,7 +301,9 @@ class OnPolicyRunner:
         assert self.logger.log_dir is not None
         path = os.path.join(self.logger.log_dir, f"model_{iteration}.pt")
         self.save(path)
-        plugins.get_manager().fire("sim_rl_checkpoint_saved", runner=self, path=Path(path), iteration=iteration)
+        # A training that is resumed from here does not tell the hooks again.
+        with kept_random_state():
+            plugins.get_manager().fire("sim_rl_checkpoint_saved", runner=self, path=Path(path), iteration=iteration)
         return path
 
     def load(
@@ -349,7 +333,7 @@ class OnPolicyRunner:
 
     def _load(self, contents: dict[str, Any], path: str, load_cfg: dict[str, bool] | None, strict: bool) -> bool:
         """Load models and optimizer, and return whether the training's counter came with them."""
-        check_layout(contents, self.env)
+        check_layout(contents.get("sim_rl", {}).get("layout"), self.env)
         with _explained(path):
             load_iteration = self.alg.load(contents, load_cfg, strict)
         self._has_loaded = True
@@ -382,7 +366,10 @@ class OnPolicyRunner:
             return
         self.completed_iterations = state["completed_iterations"]
         self.current_learning_iteration = self.completed_iterations
-        if state["environment"] is None:
+        if self.is_distributed:
+            # It is rank 0's: with its state, all ranks would live the same episodes.
+            warnings.warn("a checkpoint holds one process's simulation: episodes start afresh", stacklevel=2)
+        elif state["environment"] is None or not hasattr(self.env, "load_state_dict"):
             warnings.warn("this simulator cannot restore its state: episodes start afresh", stacklevel=2)
         else:
             self.env.load_state_dict(state["environment"])
@@ -391,13 +378,14 @@ class OnPolicyRunner:
                 warnings.warn("this simulator restores its counters only: episodes start afresh", stacklevel=2)
         if state.get("algorithm") is not None:
             self.alg.load_training_state(state["algorithm"], self._simulation_restored)
-        if self._quarantine is not None and state.get("quarantine") is not None:
-            self._quarantine.load_state_dict(state["quarantine"], self._simulation_restored)
+        if state.get("quarantine") is not None:
+            self._guard.load_state_dict(state["quarantine"], self._simulation_restored)
         self.logger.load_state_dict(state["logger"], self.completed_iterations, self._simulation_restored)
         if self._writes_checkpoints:
             # What this run did after the checkpoint is about to be done again.
             set_aside_later_checkpoints(path, self.logger.log_dir)
-        set_random_state(state["random"])
+        if not self.is_distributed:
+            set_random_state(state["random"])
 
     # Inference
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from sim_rl_plugin import distributed
 from sim_rl_plugin.algorithms.algorithm import Algorithm, DivergedUpdate
 from sim_rl_plugin.config.nan_quarantine import QuarantineSettings
 from sim_rl_plugin.env import VecEnv
+from sim_rl_plugin.env.terms import observation_terms
 from sim_rl_plugin.logging.logger import Logger
 from sim_rl_plugin.runners.fault_dump import FOLDER, describe_faults, write_dump
 from sim_rl_plugin.runners.faults import Fault, RolloutWatch, with_finite_rows
+from sim_rl_plugin.runners.guard import Guard
 from sim_rl_plugin.runners.last_good_state import LastGoodState
 from sim_rl_plugin.storage import RolloutStorage
 
@@ -33,8 +36,8 @@ _ALWAYS_TOLD = 5
 """Warnings that are all written; later only every one whose number is a power of two."""
 
 
-class Quarantine:
-    """Guards the iterations of a training; the runner calls its methods in the order in which they stand here."""
+class Quarantine(Guard):
+    """Leaves out environments and iterations that went wrong; for our algorithms and what derives from them."""
 
     def __init__(
         self,
@@ -43,7 +46,6 @@ class Quarantine:
         logger: Logger,
         settings: QuarantineSettings,
         config: dict[str, Any],
-        *,
         rank: int = 0,
         is_distributed: bool = False,
     ) -> None:
@@ -58,7 +60,7 @@ class Quarantine:
             rank: Which process of a distributed run this is.
             is_distributed: Whether there are others, which must drop an iteration together.
         """
-        self._algorithm = algorithm
+        super().__init__(algorithm)
         self._env = env
         self._logger = logger
         self._settings = settings
@@ -104,13 +106,12 @@ class Quarantine:
         if self._keeps_state and hasattr(self._env, "state_dict"):
             self._state = self._env.state_dict()
 
-    def seen(self, obs: TensorDict) -> TensorDict:
-        """Return what the algorithm may see of a step's observations ``[n]`` beside storing them."""
-        return with_finite_rows(obs) if self._sees_each_step else obs
-
-    def add_step(self, step: int, extras: dict[str, Any]) -> None:
-        """Look at what is not stored of a step of the rollout."""
+    def add_step(
+        self, step: int, obs: TensorDict, rewards: torch.Tensor, dones: torch.Tensor, extras: dict[str, Any]
+    ) -> TensorDict:
+        """Note what will not be stored; return observations ``[n]`` that the algorithm may learn from at once."""
         self._watch.add(step, extras)
+        return with_finite_rows(obs) if self._sees_each_step else obs
 
     def inspect(self, obs: TensorDict, iteration: int) -> TensorDict:
         """Look at a complete rollout, and take out what is wrong.
@@ -148,9 +149,7 @@ class Quarantine:
         losses: dict[str, float] | None = None
         try:
             with nullcontext() if self._kept is None else algorithm.restricted_to(self._kept):
-                with torch.inference_mode():
-                    algorithm.compute_returns(obs if self._kept is None else obs[self._kept])
-                losses = algorithm.update()
+                losses = super().learn(obs if self._kept is None else obs[self._kept])
         except DivergedUpdate as error:
             self._dropped = self._failed = True
             self._last_trouble = f"iteration {self._iteration}: {error}"
@@ -165,7 +164,7 @@ class Quarantine:
         return losses
 
     @property
-    def has_given_up(self) -> str | None:
+    def has_given_up(self) -> str | None:  # type: ignore[override]
         """Why the training must end, or None."""
         if self._failures <= self._settings.max_failures:
             return None
@@ -269,14 +268,13 @@ class Quarantine:
 
     def _with_term(self, fault: Fault) -> Fault:
         """Return the fault with the name of its term, if the simulator tells the terms of its groups."""
-        terms = getattr(self._env, "observation_terms", None)
-        if fault.element is None or not hasattr(terms, "get"):
+        if fault.group is None or fault.element is None:
             return fault
         end = 0
-        for term in terms.get(fault.group) or ():
-            end += getattr(term, "size", 0)
+        for term in observation_terms(self._env).get(fault.group, ()):
+            end += term.size
             if fault.element < end:
-                return Fault(fault.env, fault.steps, fault.part, fault.group, fault.element, term.name)
+                return replace(fault, term=term.name)
         return fault
 
     def _dump(self, faults: list[Fault], storage: RolloutStorage, obs: TensorDict) -> Path | None:
@@ -306,7 +304,9 @@ class Quarantine:
         """Drop the iteration if any process does, for the updates of all are one."""
         if self._is_distributed:
             was_dropped = self._dropped
-            self._dropped, self._failed = distributed.any_rank([self._dropped, self._failed], self._device)
+            self._dropped, self._failed = distributed.any_rank_each(
+                [self._dropped, self._failed], self._algorithm.device
+            )
             if self._dropped and not was_dropped:
                 self._last_trouble = f"iteration {self._iteration}: another process dropped the iteration"
 

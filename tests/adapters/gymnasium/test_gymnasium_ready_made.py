@@ -448,9 +448,7 @@ def test_nobody_elses_environments_are_recognised():
 @pytest.mark.parametrize("vectorization", [SyncVectorEnv, AsyncVectorEnv])
 def test_some_environments_are_reset_by_hand_and_the_others_go_on(vectorization: Any, mode: AutoresetMode) -> None:
     def opened() -> GymnasiumVecEnv:
-        return GymnasiumVecEnv(
-            vectorization([Walk] * 3, autoreset_mode=mode), max_episode_length=LIMIT, seed=2
-        )
+        return GymnasiumVecEnv(vectorization([Walk] * 3, autoreset_mode=mode), max_episode_length=LIMIT, seed=2)
 
     env, untouched = opened(), opened()
     try:
