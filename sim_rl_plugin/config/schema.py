@@ -91,8 +91,8 @@ class RunConfig(BaseModel):
     """Whether NaN and infinity in rollouts and updates are looked for; `nan_quarantine` says what happens then."""
 
     nan_quarantine: dict[str, Any] | None = Field(default_factory=dict)
-    """What happens to them, null for the defaults: `max_share`, `max_failures`, `max_dumps`, `max_dump_mb`, `keep_state`
-    (docs/reliability.md)."""
+    """What happens to them: `max_share`, `max_failures`, `max_dumps`, `max_dump_mb`, `keep_state`
+    (docs/reliability.md); null for the defaults."""
 
     torch_compile_mode: Literal["default", "max-autotune-no-cudagraphs"] | None = None
     """Mode of `torch.compile` for the models' forward passes; null compiles nothing."""
