@@ -27,8 +27,10 @@ DEFAULTS = f"""## Learning with the defaults
 task. Returns are of the deterministic policy, in episodes of its own. Gymnasium's and MuJoCo's tasks are trained for
 as many iterations as their settings say, mjlab's for fewer: there the question is what mjlab's own `train` reaches,
 with rsl_rl and the same seeds, environments and number of steps, and the target is {AS_GOOD:.0%} of the mean of its
-final returns. Playground's, whose settings are meant for a GPU, ends at its target. CPU seconds are those of the
-process on all cores, imports and compilation included, evaluations not.
+final returns. Seeds differ more than learners do at that length: one swings up late, or balances late, with either.
+Playground's settings are meant for a GPU; on a CPU an iteration takes most of a minute, and the training that is shown
+was cut off far too early to tell what it reaches. CPU seconds are those of the process on all cores, imports and
+compilation included, evaluations not.
 
 `make bench` runs Gymnasium's and MuJoCo's. The others need a simulator, each in an environment of its own:
 
