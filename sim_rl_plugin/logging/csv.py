@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import os
 from pathlib import Path
 from typing import Any
 
 from sim_rl_plugin.logging.log_writer import LogWriter
+from sim_rl_plugin.whole_file import write_text_whole
 
 
 class CsvLogWriter(LogWriter):
@@ -38,8 +41,16 @@ class CsvLogWriter(LogWriter):
         new_columns = [tag for tag in self._row if tag not in self._columns]
         if new_columns or not self._path.exists():
             self._rewrite(self._columns + new_columns, keep_below=None)
-        with self._path.open("a", newline="") as file:
-            csv.DictWriter(file, self._columns).writerow(self._row)
+        text = io.StringIO(newline="")
+        csv.DictWriter(text, self._columns).writerow(self._row)
+        size = self._path.stat().st_size
+        try:
+            with self._path.open("a", newline="") as file:
+                file.write(text.getvalue())
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(self._path, size)  # part of a row would be read as one
+            raise
         self._row = {}
 
     def resume_at(self, iteration: int) -> None:
@@ -58,10 +69,9 @@ class CsvLogWriter(LogWriter):
                 rows = list(csv.DictReader(file))
         if keep_below is not None:
             rows = [row for row in rows if int(row["iteration"]) < keep_below]
-        beside = self._path.with_suffix(".csv.new")
-        with beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(beside, self._path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text_whole(self._path, text.getvalue())
         self._columns = columns

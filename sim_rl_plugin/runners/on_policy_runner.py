@@ -19,6 +19,7 @@ import sim_rl_plugin
 from sim_rl_plugin import plugins
 from sim_rl_plugin.algorithms import PPO
 from sim_rl_plugin.checkpoint import (
+    BEST_FILE,
     check_layout,
     describe_layout,
     find_checkpoint,
@@ -28,14 +29,18 @@ from sim_rl_plugin.checkpoint import (
     set_aside_later_checkpoints,
     set_random_state,
 )
+from sim_rl_plugin.checkpoint_manifest import versions
+from sim_rl_plugin.checkpoint_retention import remove_outdated
 from sim_rl_plugin.config import check_train_cfg
+from sim_rl_plugin.config.schema import EvaluationSettings, KeepCheckpoints
 from sim_rl_plugin.env import VecEnv, as_vec_env
 from sim_rl_plugin.env.finite import FiniteWatch
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.export import write_onnx
 from sim_rl_plugin.logging.logger import Logger
 from sim_rl_plugin.models.exported_policy import is_exported_policy
-from sim_rl_plugin.registry import resolve_callable
+from sim_rl_plugin.registry import packages_of_simulator, resolve_callable
+from sim_rl_plugin.runners.evaluations import Evaluations
 from sim_rl_plugin.runners.stop_signal import StopSignal
 
 _CHECKPOINT_FORMAT = 1
@@ -90,6 +95,13 @@ class OnPolicyRunner:
         """Iterations done since the start of training, in earlier processes too."""
         self.interrupted = False
         """Whether the last ``learn`` was ended by Ctrl-C."""
+        self.reached_return: float | None = None
+        """Mean return of the evaluation that ended the training, see ``evaluation.stop_at_return``."""
+        self._keep_checkpoints = KeepCheckpoints(**self.cfg.get("keep_checkpoints", {}))
+        self._evaluation_settings = EvaluationSettings(**self.cfg.get("evaluation", {}))
+        self._evaluations: Evaluations | None = None
+        self._resumed_from: Path | None = None
+        self._versions: dict[str, str] | None = None
         self._simulation_restored = False
         self._has_loaded = False
         self._writes_checkpoints = log_dir is not None and self.gpu_global_rank == 0
@@ -109,8 +121,8 @@ class OnPolicyRunner:
                 limit do not end all at once.
 
         Raises:
-            ValueError: The environment returned NaN or infinity, and the policy is the one before; or a
-                student has no teacher.
+            ValueError: The environment returned NaN or infinity, and the policy is the one before; a student has
+                no teacher; evaluations are asked for without ``evaluate_in``; or a file cannot be written.
             KeyboardInterrupt: After the checkpoint of a Ctrl-C.
         """
         if not self._has_loaded:
@@ -120,6 +132,7 @@ class OnPolicyRunner:
                 "the teacher has no parameters to imitate: set init_from to a run folder or checkpoint of the teacher, "
                 "or to a policy exported as TorchScript or ONNX, or call runner.load"
             )
+        self._prepare_evaluations()
         if init_at_random_ep_len and not self._simulation_restored:
             self._spread_episode_ends()
         obs = self._to_device(self.env.get_observations())
@@ -132,16 +145,22 @@ class OnPolicyRunner:
 
         first = self.current_learning_iteration
         end = first + num_learning_iterations
-        self.interrupted = False
+        self.interrupted, self.reached_return = False, None
         try:
             with StopSignal() as stop:
                 for iteration in range(first, end):
                     obs = self._iterate(obs, iteration, first, end)
                     self.interrupted = stop.requested
-                    is_last = iteration == end - 1 or self.interrupted
-                    if self._writes_checkpoints and (is_last or iteration % self.cfg["save_interval"] == 0):
-                        self._save_into_run_folder(iteration)
-                    if self.interrupted:
+                    if self._evaluations is not None:
+                        self.reached_return = self._evaluations.reached_return(iteration)
+                    is_last = iteration == end - 1 or self.interrupted or self.reached_return is not None
+                    # With a disk that is full for a log, a checkpoint may still find room.
+                    is_last = is_last or self.logger.failure is not None
+                    if self._writes_checkpoints:
+                        self._save_into_run_folder(iteration, is_last)
+                    if self.logger.failure is not None:
+                        raise self.logger.failure
+                    if is_last:
                         break
         except BaseException as error:
             hooks.fire("sim_rl_run_error", runner=self, error=error)
@@ -188,6 +207,7 @@ class OnPolicyRunner:
             self.alg.compute_returns(obs)
         losses = self.alg.update()
         learned_s = time.perf_counter()
+        action_std = _action_std(self.alg.get_policy())
         self.current_learning_iteration = iteration
         self.completed_iterations = iteration + 1
         metrics = self.logger.log(
@@ -198,8 +218,9 @@ class OnPolicyRunner:
             learn_time=learned_s - collected_s,
             loss_dict=losses,
             learning_rate=self.alg.learning_rate,
-            action_std=_action_std(self.alg.get_policy()),
+            action_std=action_std,
             rnd_weight=getattr(getattr(self.alg, "rnd", None), "weight", None),
+            more=self._evaluate(iteration),
         )
         plugins.get_manager().fire("sim_rl_iteration_end", runner=self, iteration=iteration, metrics=metrics)
         return obs
@@ -234,6 +255,36 @@ class OnPolicyRunner:
         else:
             self.env.episode_length_buf = torch.randint_like(ages, high=int(self.env.max_episode_length))
 
+    # Evaluation while training
+
+    def evaluate_in(self, env: VecEnv) -> None:
+        """Take the environments for the evaluations that ``evaluation`` in the training dict asks for.
+
+        Args:
+            env: Environments of the same task for these evaluations alone, just opened; they stay the caller's
+                to close. One per episode is fastest.
+        """
+        self._evaluations = Evaluations(self._evaluation_settings, env, self.cfg.get("seed") or 0)
+
+    def _prepare_evaluations(self) -> None:
+        if not self._evaluation_settings.every:
+            return
+        if self.is_distributed:
+            raise UserError("evaluation.every: a training in several processes is not evaluated meanwhile: set it to 0")
+        if self._evaluations is None:
+            raise UserError("evaluation.every: there are no environments to evaluate in: call runner.evaluate_in(env)")
+        if self._resumed_from is not None and self.logger.log_dir is not None:
+            self._evaluations.take_up(Path(self.logger.log_dir) / BEST_FILE)
+
+    def _evaluate(self, iteration: int) -> dict[str, float]:
+        """Return the metrics of an evaluation, if one is due; nothing that the training depends on changes."""
+        if self._evaluations is None or not self._evaluations.is_due(iteration):
+            return {}
+        self.alg.eval_mode()
+        metrics = self._evaluations.run(self.alg.get_policy(), iteration)
+        self.alg.train_mode()
+        return metrics
+
     # Checkpoints
 
     def save(self, path: str, infos: dict[str, Any] | None = None) -> None:
@@ -256,6 +307,9 @@ class OnPolicyRunner:
             "config": _plain(self.cfg),
             "layout": self.layout,
             "completed_iterations": self.completed_iterations,
+            "versions": self._used_versions(),
+            "evaluation": self._evaluations and self._evaluations.of(self.current_learning_iteration),
+            "reached_return": self.reached_return,
             "logger": self.logger.state_dict(),
             "random": random_state(),
             "environment": env_state,
@@ -264,11 +318,26 @@ class OnPolicyRunner:
         save_checkpoint(path, contents)
         self.logger.save_model(path, self.current_learning_iteration)
 
-    def _save_into_run_folder(self, iteration: int) -> None:
+    def _save_into_run_folder(self, iteration: int, is_last: bool) -> None:
+        """Write the checkpoints that are due: the best one, a numbered one; then remove what is outdated."""
         assert self.logger.log_dir is not None
-        path = os.path.join(self.logger.log_dir, f"model_{iteration}.pt")
-        self.save(path)
-        plugins.get_manager().fire("sim_rl_checkpoint_saved", runner=self, path=Path(path), iteration=iteration)
+        folder = Path(self.logger.log_dir)
+        names = []
+        if self._keep_checkpoints.best and self._evaluations is not None and self._evaluations.is_best_of(iteration):
+            names.append(BEST_FILE)
+        if is_last or iteration % self.cfg["save_interval"] == 0:
+            names.append(f"model_{iteration}.pt")
+        for name in names:
+            self.save(str(folder / name))
+            plugins.get_manager().fire("sim_rl_checkpoint_saved", runner=self, path=folder / name, iteration=iteration)
+        if names:
+            remove_outdated(folder, self._keep_checkpoints, [self._resumed_from] if self._resumed_from else [])
+
+    def _used_versions(self) -> dict[str, str]:
+        if self._versions is None:
+            packages = packages_of_simulator(self.cfg.get("simulator"), self.env)
+            self._versions = versions(packages)
+        return self._versions
 
     def load(
         self,
@@ -276,6 +345,8 @@ class OnPolicyRunner:
         load_cfg: dict[str, bool] | None = None,
         strict: bool = True,
         map_location: str | None = None,
+        *,
+        trust: bool = False,
     ) -> dict[str, Any] | None:
         """Load models and optimizer from a checkpoint, ours or rsl_rl's.
 
@@ -284,6 +355,7 @@ class OnPolicyRunner:
             load_cfg: What to load, see ``PPO.load``; None loads everything.
             strict: Whether a model's parameter names must match exactly.
             map_location: Device of the loaded tensors; None takes the runner's.
+            trust: Load a file that holds code, too, and run it; see ``load_checkpoint``.
 
         Returns:
             The ``infos`` that were saved with it.
@@ -291,7 +363,7 @@ class OnPolicyRunner:
         Raises:
             ValueError: The file is missing, damaged, or belongs to another robot.
         """
-        contents = load_checkpoint(path, map_location or self.device)
+        contents = load_checkpoint(path, map_location or self.device, trust=trust)
         self._load(contents, path, load_cfg, strict)
         return contents.get("infos")
 
@@ -306,22 +378,27 @@ class OnPolicyRunner:
             self.completed_iterations = contents["iter"] + 1
         return load_iteration
 
-    def resume(self, path: str) -> None:
+    def resume(self, path: str, *, trust: bool = False) -> None:
         """Continue the training that wrote a checkpoint as if it had never stopped.
 
         Beyond ``load`` this restores counters, random states, episodes in progress and the
         simulation. What the environment cannot restore starts afresh, with a warning.
 
+        Args:
+            path: The file.
+            trust: Load a file that holds code, too, and run it; see ``load_checkpoint``.
+
         Raises:
             ValueError: The file is missing, damaged, or belongs to another robot.
         """
         # On the CPU: models copy to their device, and simulators expect plain host data.
-        contents = load_checkpoint(path, "cpu")
+        contents = load_checkpoint(path, "cpu", trust=trust)
         if self._load(contents, path, None, strict=True) is False:
             raise UserError(
                 f"{path} holds another algorithm's training, which {type(self.alg).__name__} cannot continue: "
                 "say init_from to start from its policy"
             )
+        self._resumed_from = Path(path)
         state = contents.get("sim_rl")
         if state is None:
             self.completed_iterations = self.current_learning_iteration + 1
