@@ -38,13 +38,14 @@ _LEFTOVER = re.compile(r"\.model_(\d+|best)\.pt\..+")
 _UNSAFE = re.compile(r"Unsupported (?:global|class)|legacy \.tar format")
 
 
-def save_checkpoint(path: str | Path, contents: dict[str, Any]) -> None:
+def save_checkpoint(path: str | Path, contents: dict[str, Any], *, with_manifest: bool = True) -> None:
     """Write a checkpoint so that a crash leaves either the new file or what was there before.
 
     Args:
         path: The file; its folder is created if needed.
         contents: Tensors, numbers, strings, None, and dicts, lists and tuples of them. What NumPy holds
             is converted: arrays to tensors, scalars to numbers.
+        with_manifest: Whether the file gets a manifest and a digest, see ``checkpoint_manifest``.
 
     Raises:
         ValueError: The folder cannot be written to, the disk is full, or the contents hold anything
@@ -56,7 +57,8 @@ def save_checkpoint(path: str | Path, contents: dict[str, Any]) -> None:
         with whole_file(path) as file:
             contents = _plain("checkpoint", contents)
             torch.save(contents, file)
-            seal(file, describe(contents))
+            if with_manifest:
+                seal(file, describe(contents))
     except (OSError, RuntimeError) as error:
         reason = _system_error(error)
         if reason is None:
@@ -303,7 +305,48 @@ def set_random_state(state: dict[str, Any]) -> None:
     version, internal, gauss_next = state["python"]
     random.setstate((version, tuple(internal), gauss_next))
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])
+        for device, generator in enumerate(state["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(generator.cpu(), device)
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Put the generators back on exit, so that what was drawn meanwhile changes nothing."""
+    before = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(before)
+
+
+def plain_settings(value: Any) -> Any:
+    """Return a training dict as plain data: classes and functions by their ``module:name``, tuples as lists."""
+    if isinstance(value, dict):
+        return {str(key): plain_settings(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_settings(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}:{value.__qualname__}"
+    return str(value)
+
+
+def plain_parts(contents: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return what of a checkpoint can be saved so that it loads without code, and the keys of what cannot.
+
+    Raises:
+        ValueError: A model or an optimizer cannot.
+    """
+    kept, left_out = {}, []
+    for key, value in contents.items():
+        try:
+            kept[key] = _plain(f"checkpoint[{key!r}]", value)
+        except UserError:
+            if str(key).endswith("state_dict"):
+                raise
+            left_out.append(str(key))
+    return kept, left_out
 
 
 def _plain(where: str, value: Any) -> Any:

@@ -8,6 +8,7 @@ it, so that a changed byte is noticed wherever it lies. A digest tells damage, n
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import json
 import os
@@ -68,6 +69,7 @@ def versions(packages: Iterable[str] = ()) -> dict[str, str]:
     return found | {name: _version_of(name) for name in ("torch", "numpy", *packages)}
 
 
+@functools.cache
 def _version_of(package: str) -> str:
     """Return the version of an installed package by its import name, or ``unknown``."""
     try:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
 from pathlib import Path
 
 from sim_rl_plugin.checkpoint import numbered_checkpoints
 from sim_rl_plugin.config.schema import KeepCheckpoints
 
 
-def remove_outdated(folder: Path, keep: KeepCheckpoints, protected: Collection[Path]) -> None:
+def remove_outdated(folder: Path, keep: KeepCheckpoints, resumed_from: Path | None) -> None:
     """Remove the numbered checkpoints of a run folder that the settings do not keep.
 
     To be called once the newest one is complete on disk: it and the best one always stay.
@@ -18,14 +17,14 @@ def remove_outdated(folder: Path, keep: KeepCheckpoints, protected: Collection[P
     Args:
         folder: The run folder.
         keep: The settings.
-        protected: Further files that stay, such as the one that the training was resumed from.
+        resumed_from: What the training was resumed from, which stays.
     """
     if keep.last is None:
         return
     numbered = numbered_checkpoints(folder)
-    stay = {path.resolve() for path in protected}
+    origin = None if resumed_from is None else resumed_from.resolve()
     for iteration, path in list(numbered.items())[: -keep.last]:
-        if path.resolve() in stay or (keep.every is not None and iteration % keep.every == 0):
+        if path.resolve() == origin or (keep.every is not None and iteration % keep.every == 0):
             continue
         try:
             path.unlink(missing_ok=True)

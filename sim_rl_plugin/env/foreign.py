@@ -98,6 +98,11 @@ class ForeignVecEnv(VecEnv):
     def episode_length_buf(self, value: torch.Tensor) -> None:
         self.env.episode_length_buf = value
 
+    @property
+    def restores_exactly(self) -> bool:  # type: ignore[override]
+        """Whether the inner environment's state continues episodes bit for bit; it is believed unless it denies it."""
+        return getattr(self.env, "restores_exactly", True)
+
     def get_observations(self) -> TensorDict:
         """Return a copy of what ``step`` returned last, or at first of what the environment had."""
         return self._obs.clone()
@@ -145,6 +150,8 @@ class ForeignVecEnv(VecEnv):
         """Restore the inner environment's state."""
         self.env.load_state_dict(state["env"])
         self._obs = self._tensor_dict({name: value.to(self.device, copy=True) for name, value in state["obs"].items()})
+        # What lies in `extras` by now was logged before the state was saved, or comes from a reset that never counted.
+        self._log.of_this_step(getattr(self.env, "extras", None) or {})
 
     def _read_observations(self) -> TensorDict:
         found = self.env.get_observations()

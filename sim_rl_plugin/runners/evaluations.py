@@ -8,56 +8,77 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from sim_rl_plugin.checkpoint import BEST_FILE
 from sim_rl_plugin.checkpoint_manifest import read_manifest
 from sim_rl_plugin.config.schema import EvaluationSettings
 from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.errors import UserError
-from sim_rl_plugin.evaluation import EVALUATION_SEED_OFFSET, Policy, RepeatedEvaluation
+from sim_rl_plugin.evaluation import EVALUATION_SEED_OFFSET, RepeatedEvaluation
 
 
 class Evaluations:
-    """Evaluates the policy of a training every so many iterations.
+    """Evaluates the policy of a training every so many iterations, which changes nothing for the training."""
 
-    Attributes:
-        latest: The last evaluation in plain data, for checkpoints; None before the first.
-    """
-
-    def __init__(self, settings: EvaluationSettings, env: VecEnv, seed: int) -> None:
-        """Take the environments for it.
+    def __init__(self, settings: EvaluationSettings, seed: int) -> None:
+        """Wait for the environments.
 
         Args:
             settings: When, and how many episodes.
-            env: Environments for evaluation alone, just opened.
             seed: The training's seed.
         """
-        self.latest: dict[str, Any] | None = None
         self._settings = settings
-        self._best_iteration: int | None = None
+        self._seed = seed + EVALUATION_SEED_OFFSET
+        self._evaluate: RepeatedEvaluation | None = None
+        self._latest: dict[str, Any] | None = None
         self._best_return = -math.inf
-        self._evaluate = RepeatedEvaluation(env, settings.episodes, seed + EVALUATION_SEED_OFFSET)
+        self._best_iteration: int | None = None
 
-    def take_up(self, best_checkpoint: Path) -> None:
-        """Continue a run folder's search for the best policy; a damaged file is told, and begins anew."""
-        try:
-            manifest = (read_manifest(best_checkpoint) or {}) if best_checkpoint.is_file() else {}
-        except UserError as error:
-            warnings.warn(f"the best policy so far is lost: {error}", stacklevel=2)
+    def take(self, env: VecEnv) -> None:
+        """Take the environments, just opened."""
+        self._evaluate = RepeatedEvaluation(env, self._settings.episodes, self._seed)
+
+    def prepare(self, is_distributed: bool, resumed_folder: str | None) -> None:
+        """Get ready for a training.
+
+        Args:
+            is_distributed: Whether it runs in several processes.
+            resumed_folder: The run folder that it continues, whose best policy is to be surpassed.
+
+        Raises:
+            UserError: Nobody can evaluate, though the settings ask for it.
+        """
+        if not self._settings.every:
             return
-        self._best_return = manifest.get("evaluation", {}).get("mean_return", -math.inf)
+        if is_distributed:
+            raise UserError("evaluation.every: a training in several processes is not evaluated meanwhile: set it to 0")
+        if self._evaluate is None:
+            raise UserError("evaluation.every: there are no environments to evaluate in: call runner.evaluate_in(env)")
+        best = None if resumed_folder is None else Path(resumed_folder) / BEST_FILE
+        if best is not None and best.is_file():
+            try:
+                manifest = read_manifest(best) or {}
+            except UserError as error:
+                warnings.warn(f"the best policy so far is lost: {error}", stacklevel=2)
+                return
+            self._best_return = manifest.get("evaluation", {}).get("mean_return", -math.inf)
 
-    def is_due(self, iteration: int) -> bool:
-        """Return whether the policy is to be evaluated after this iteration, counted from 0."""
-        return self._settings.every > 0 and (iteration + 1) % self._settings.every == 0
+    def after(self, iteration: int, algorithm: Any) -> dict[str, float]:
+        """Evaluate the policy, if that is due after this iteration, counted from 0, and return metrics.
 
-    def run(self, policy: Policy, iteration: int) -> dict[str, float]:
-        """Evaluate the policy, and return the metrics of it; a training does not end because that fails."""
+        A training does not end because its evaluation fails.
+        """
+        if self._evaluate is None or not self._settings.every or (iteration + 1) % self._settings.every:
+            return {}
         start_s = time.perf_counter()
+        algorithm.eval_mode()
         try:
-            result = self._evaluate(policy)
+            result = self._evaluate(algorithm.get_policy())
         except UserError as error:
             warnings.warn(f"iteration {iteration} was not evaluated: {error}", stacklevel=2)
             return {}
-        self.latest = {
+        finally:
+            algorithm.train_mode()
+        self._latest = {
             "iteration": iteration,
             "episodes": len(result.returns),
             "mean_return": result.mean,
@@ -74,10 +95,10 @@ class Evaluations:
         }
 
     def of(self, iteration: int) -> dict[str, Any] | None:
-        """Return the evaluation of the policy after this iteration, or None if there was none."""
-        return self.latest if self.latest is not None and self.latest["iteration"] == iteration else None
+        """Return the evaluation of the policy after this iteration in plain data, or None if there was none."""
+        return self._latest if self._latest is not None and self._latest["iteration"] == iteration else None
 
-    def is_best_of(self, iteration: int) -> bool:
+    def is_best(self, iteration: int) -> bool:
         """Return whether the policy after this iteration has the highest mean return so far."""
         return self._best_iteration == iteration
 

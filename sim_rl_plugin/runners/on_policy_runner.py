@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import os
+import signal
 import time
 import warnings
 from collections.abc import Iterator
@@ -16,14 +16,16 @@ from tensordict import TensorDict
 from torch import nn
 
 import sim_rl_plugin
-from sim_rl_plugin import plugins
+from sim_rl_plugin import distributed, plugins
 from sim_rl_plugin.algorithms import PPO
 from sim_rl_plugin.checkpoint import (
     BEST_FILE,
     check_layout,
     describe_layout,
     find_checkpoint,
+    kept_random_state,
     load_checkpoint,
+    plain_settings,
     random_state,
     save_checkpoint,
     set_aside_later_checkpoints,
@@ -41,7 +43,7 @@ from sim_rl_plugin.logging.logger import Logger
 from sim_rl_plugin.models.exported_policy import is_exported_policy
 from sim_rl_plugin.registry import packages_of_simulator, resolve_callable
 from sim_rl_plugin.runners.evaluations import Evaluations
-from sim_rl_plugin.runners.stop_signal import StopSignal
+from sim_rl_plugin.runners.stop_signal import StopSignal, leave
 
 _CHECKPOINT_FORMAT = 1
 
@@ -94,14 +96,12 @@ class OnPolicyRunner:
         self.completed_iterations = 0
         """Iterations done since the start of training, in earlier processes too."""
         self.interrupted = False
-        """Whether the last ``learn`` was ended by Ctrl-C."""
+        """Whether a signal ended the last ``learn`` early: Ctrl-C, SIGTERM or SIGUSR1."""
         self.reached_return: float | None = None
         """Mean return of the evaluation that ended the training, see ``evaluation.stop_at_return``."""
+        self._evaluations = Evaluations(EvaluationSettings(**self.cfg.get("evaluation", {})), self.cfg.get("seed") or 0)
         self._keep_checkpoints = KeepCheckpoints(**self.cfg.get("keep_checkpoints", {}))
-        self._evaluation_settings = EvaluationSettings(**self.cfg.get("evaluation", {}))
-        self._evaluations: Evaluations | None = None
         self._resumed_from: Path | None = None
-        self._versions: dict[str, str] | None = None
         self._simulation_restored = False
         self._has_loaded = False
         self._writes_checkpoints = log_dir is not None and self.gpu_global_rank == 0
@@ -112,8 +112,8 @@ class OnPolicyRunner:
     def learn(self, num_learning_iterations: int, init_at_random_ep_len: bool = False) -> None:
         """Train for a number of iterations.
 
-        Ctrl-C ends the training after the current iteration, with a checkpoint; ``interrupted``
-        tells. A second Ctrl-C ends it at once.
+        Ctrl-C, SIGTERM and SIGUSR1 end the training after the current iteration, with a checkpoint;
+        ``interrupted`` tells. A second signal ends it at once.
 
         Args:
             num_learning_iterations: How many iterations.
@@ -124,6 +124,7 @@ class OnPolicyRunner:
             ValueError: The environment returned NaN or infinity, and the policy is the one before; a student has
                 no teacher; evaluations are asked for without ``evaluate_in``; or a file cannot be written.
             KeyboardInterrupt: After the checkpoint of a Ctrl-C.
+            SystemExit: After that of SIGTERM (status 143) or SIGUSR1 (75).
         """
         if not self._has_loaded:
             self.initialize()
@@ -132,35 +133,36 @@ class OnPolicyRunner:
                 "the teacher has no parameters to imitate: set init_from to a run folder or checkpoint of the teacher, "
                 "or to a policy exported as TorchScript or ONNX, or call runner.load"
             )
-        self._prepare_evaluations()
+        self._evaluations.prepare(self.is_distributed, self.logger.log_dir if self._resumed_from else None)
         if init_at_random_ep_len and not self._simulation_restored:
             self._spread_episode_ends()
         obs = self._to_device(self.env.get_observations())
         self.alg.train_mode()
         if self.is_distributed:
             self.alg.broadcast_parameters()
-        self.logger.init_logging_writer()
         hooks = plugins.get_manager()
-        hooks.fire("sim_rl_run_start", runner=self)
+        # What writers and hooks draw is no part of the training: they are asked again when it is resumed.
+        with kept_random_state():
+            self.logger.init_logging_writer()
+            hooks.fire("sim_rl_run_start", runner=self)
 
         first = self.current_learning_iteration
         end = first + num_learning_iterations
-        self.interrupted, self.reached_return = False, None
+        self.interrupted = False
         try:
             with StopSignal() as stop:
                 for iteration in range(first, end):
                     obs = self._iterate(obs, iteration, first, end)
-                    self.interrupted = stop.requested
-                    if self._evaluations is not None:
-                        self.reached_return = self._evaluations.reached_return(iteration)
-                    is_last = iteration == end - 1 or self.interrupted or self.reached_return is not None
-                    # With a disk that is full for a log, a checkpoint may still find room.
-                    is_last = is_last or self.logger.failure is not None
+                    is_stopped = self._is_stopped(stop)
+                    self.reached_return = self._evaluations.reached_return(iteration)
+                    # Where there is no room for a log, a checkpoint may still find some.
+                    is_over = is_stopped or self.reached_return is not None or self.logger.failure is not None
                     if self._writes_checkpoints:
-                        self._save_into_run_folder(iteration, is_last)
+                        self._save_into_run_folder(iteration, is_last=is_over or iteration == end - 1)
                     if self.logger.failure is not None:
                         raise self.logger.failure
-                    if is_last:
+                    self.interrupted = is_stopped
+                    if is_over:
                         break
         except BaseException as error:
             hooks.fire("sim_rl_run_error", runner=self, error=error)
@@ -169,7 +171,11 @@ class OnPolicyRunner:
             self.logger.stop_logging_writer()
         hooks.fire("sim_rl_run_end", runner=self)
         if self.interrupted:
-            raise KeyboardInterrupt
+            leave(stop.number or signal.SIGTERM)  # on a rank without a signal of its own, as launchers send
+
+    def _is_stopped(self, stop: StopSignal) -> bool:
+        """Return whether a signal asks to stop; all ranks stop together, or those left would wait for ever."""
+        return distributed.any_rank(stop.requested, self.device) if self.is_distributed else stop.requested
 
     def initialize(self) -> None:
         """Take over the models of ``init_from``; ``learn`` does so unless something was loaded before.
@@ -220,7 +226,7 @@ class OnPolicyRunner:
             learning_rate=self.alg.learning_rate,
             action_std=action_std,
             rnd_weight=getattr(getattr(self.alg, "rnd", None), "weight", None),
-            more=self._evaluate(iteration),
+            more=self._evaluations.after(iteration, self.alg),
         )
         plugins.get_manager().fire("sim_rl_iteration_end", runner=self, iteration=iteration, metrics=metrics)
         return obs
@@ -255,35 +261,14 @@ class OnPolicyRunner:
         else:
             self.env.episode_length_buf = torch.randint_like(ages, high=int(self.env.max_episode_length))
 
-    # Evaluation while training
-
     def evaluate_in(self, env: VecEnv) -> None:
-        """Take the environments for the evaluations that ``evaluation`` in the training dict asks for.
+        """Take the environments for the evaluations while training that ``evaluation`` in the training dict asks for.
 
         Args:
             env: Environments of the same task for these evaluations alone, just opened; they stay the caller's
                 to close. One per episode is fastest.
         """
-        self._evaluations = Evaluations(self._evaluation_settings, env, self.cfg.get("seed") or 0)
-
-    def _prepare_evaluations(self) -> None:
-        if not self._evaluation_settings.every:
-            return
-        if self.is_distributed:
-            raise UserError("evaluation.every: a training in several processes is not evaluated meanwhile: set it to 0")
-        if self._evaluations is None:
-            raise UserError("evaluation.every: there are no environments to evaluate in: call runner.evaluate_in(env)")
-        if self._resumed_from is not None and self.logger.log_dir is not None:
-            self._evaluations.take_up(Path(self.logger.log_dir) / BEST_FILE)
-
-    def _evaluate(self, iteration: int) -> dict[str, float]:
-        """Return the metrics of an evaluation, if one is due; nothing that the training depends on changes."""
-        if self._evaluations is None or not self._evaluations.is_due(iteration):
-            return {}
-        self.alg.eval_mode()
-        metrics = self._evaluations.run(self.alg.get_policy(), iteration)
-        self.alg.train_mode()
-        return metrics
+        self._evaluations.take(env)
 
     # Checkpoints
 
@@ -297,6 +282,8 @@ class OnPolicyRunner:
         Raises:
             ValueError: The file cannot be written.
         """
+        # First, so that no checkpoint ever outlives the metrics of the iterations before it.
+        self.logger.flush()
         contents = self.alg.save()
         contents["iter"] = self.current_learning_iteration
         contents["infos"] = infos
@@ -304,11 +291,11 @@ class OnPolicyRunner:
         contents["sim_rl"] = {
             "format": _CHECKPOINT_FORMAT,
             "version": sim_rl_plugin.__version__,
-            "config": _plain(self.cfg),
+            "config": plain_settings(self.cfg),
             "layout": self.layout,
             "completed_iterations": self.completed_iterations,
-            "versions": self._used_versions(),
-            "evaluation": self._evaluations and self._evaluations.of(self.current_learning_iteration),
+            "versions": versions(packages_of_simulator(self.cfg.get("simulator"), self.env)),
+            "evaluation": self._evaluations.of(self.completed_iterations - 1),
             "reached_return": self.reached_return,
             "logger": self.logger.state_dict(),
             "random": random_state(),
@@ -319,25 +306,19 @@ class OnPolicyRunner:
         self.logger.save_model(path, self.current_learning_iteration)
 
     def _save_into_run_folder(self, iteration: int, is_last: bool) -> None:
-        """Write the checkpoints that are due: the best one, a numbered one; then remove what is outdated."""
+        """Write the checkpoints that are due, the best and a numbered one; then remove what is outdated."""
         assert self.logger.log_dir is not None
         folder = Path(self.logger.log_dir)
-        names = []
-        if self._keep_checkpoints.best and self._evaluations is not None and self._evaluations.is_best_of(iteration):
-            names.append(BEST_FILE)
+        names = [BEST_FILE] if self._keep_checkpoints.best and self._evaluations.is_best(iteration) else []
         if is_last or iteration % self.cfg["save_interval"] == 0:
             names.append(f"model_{iteration}.pt")
-        for name in names:
-            self.save(str(folder / name))
-            plugins.get_manager().fire("sim_rl_checkpoint_saved", runner=self, path=folder / name, iteration=iteration)
+        for path in (folder / name for name in names):
+            self.save(str(path))
+            # A training that is resumed from here does not tell the hooks again.
+            with kept_random_state():
+                plugins.get_manager().fire("sim_rl_checkpoint_saved", runner=self, path=path, iteration=iteration)
         if names:
-            remove_outdated(folder, self._keep_checkpoints, [self._resumed_from] if self._resumed_from else [])
-
-    def _used_versions(self) -> dict[str, str]:
-        if self._versions is None:
-            packages = packages_of_simulator(self.cfg.get("simulator"), self.env)
-            self._versions = versions(packages)
-        return self._versions
+            remove_outdated(folder, self._keep_checkpoints, self._resumed_from)
 
     def load(
         self,
@@ -355,7 +336,7 @@ class OnPolicyRunner:
             load_cfg: What to load, see ``PPO.load``; None loads everything.
             strict: Whether a model's parameter names must match exactly.
             map_location: Device of the loaded tensors; None takes the runner's.
-            trust: Load a file that holds code, too, and run it; see ``load_checkpoint``.
+            trust: See ``load_checkpoint``.
 
         Returns:
             The ``infos`` that were saved with it.
@@ -386,7 +367,7 @@ class OnPolicyRunner:
 
         Args:
             path: The file.
-            trust: Load a file that holds code, too, and run it; see ``load_checkpoint``.
+            trust: See ``load_checkpoint``.
 
         Raises:
             ValueError: The file is missing, damaged, or belongs to another robot.
@@ -407,7 +388,10 @@ class OnPolicyRunner:
             return
         self.completed_iterations = state["completed_iterations"]
         self.current_learning_iteration = self.completed_iterations
-        if state["environment"] is None:
+        if self.is_distributed:
+            # It is rank 0's: with its state, all ranks would live the same episodes.
+            warnings.warn("a checkpoint holds one process's simulation: episodes start afresh", stacklevel=2)
+        elif state["environment"] is None or not hasattr(self.env, "load_state_dict"):
             warnings.warn("this simulator cannot restore its state: episodes start afresh", stacklevel=2)
         else:
             self.env.load_state_dict(state["environment"])
@@ -420,7 +404,8 @@ class OnPolicyRunner:
         if self._writes_checkpoints:
             # What this run did after the checkpoint is about to be done again.
             set_aside_later_checkpoints(path, self.logger.log_dir)
-        set_random_state(state["random"])
+        if not self.is_distributed:
+            set_random_state(state["random"])
 
     # Inference
 
@@ -507,16 +492,3 @@ def _explained(path: str) -> Iterator[None]:
 def _action_std(policy: Any) -> torch.Tensor | None:
     """Return the standard deviation of the last actions, or None for a policy without a distribution."""
     return None if getattr(policy, "distribution", True) is None else policy.output_std
-
-
-def _plain(value: Any) -> Any:
-    """Return a config as plain data: classes and functions by their ``module:name``, tuples as lists."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return copy.copy(value)
-    if callable(value) and hasattr(value, "__qualname__"):
-        return f"{value.__module__}:{value.__qualname__}"
-    return str(value)
