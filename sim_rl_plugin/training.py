@@ -92,7 +92,7 @@ def train_to_the_end(
             stack.enter_context(owned_run(saved.folder))
         prepare_process(config)
         env = stack.enter_context(open_env(config, device=device))
-        evaluation_env = _open_evaluation_env(stack, config, device)
+        evaluation_env = _open_evaluation_env(stack, config, device, beside=env)
         folder = run_folder()
         stack.enter_context(owned_run(folder))
         if saved is None:
@@ -118,11 +118,20 @@ def train_to_the_end(
         return Outcome(folder, policy, completed, getattr(runner, "reached_return", None), exit_status)
 
 
-def _open_evaluation_env(stack: ExitStack, config: RunConfig, device: str) -> VecEnv | None:
-    """Open the environments for evaluations while training, if there are to be any; the training notices nothing."""
+def _open_evaluation_env(stack: ExitStack, config: RunConfig, device: str, beside: VecEnv) -> VecEnv | None:
+    """Open the environments for evaluations while training, if there are to be any; the training notices nothing.
+
+    Raises:
+        UserError: The simulator cannot have them beside those of the training.
+    """
     settings = EvaluationSettings(**config.evaluation)
     if not settings.every:
         return None
+    if getattr(beside, "one_per_process", False):
+        raise UserError(
+            f"evaluation.every: {config.simulator} simulates one environment per process, and the training has it: set "
+            "it to 0, and evaluate checkpoints with `sim-rl eval`"
+        )
     seed = config.seed + EVALUATION_SEED_OFFSET
     with own_random_numbers(seed):
         opened = open_env(config, device=device, num_envs=settings.episodes, seed=seed)

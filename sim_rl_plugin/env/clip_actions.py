@@ -46,6 +46,11 @@ class ClipActions(VecEnv):
         """Whether the inner environment's state continues episodes bit for bit."""
         return getattr(self.env, "restores_exactly", True)
 
+    @property
+    def one_per_process(self) -> bool:  # type: ignore[override]
+        """Whether no other environment can be opened beside the inner one."""
+        return getattr(self.env, "one_per_process", False)
+
     def get_observations(self) -> TensorDict:
         """Return the inner environment's observations."""
         return self.env.get_observations()

@@ -45,6 +45,9 @@ class VecEnv(ABC):
     """Whether ``load_state_dict`` continues the episodes in progress bit for bit. Where a simulator can only
     restore what outlives an episode (counters, curricula), this is False, and episodes start afresh."""
 
+    one_per_process: bool = False
+    """Whether the simulator takes one environment at a time in a process, so that none can be opened beside it."""
+
     @abstractmethod
     def get_observations(self) -> TensorDict:
         """Return the current observations; the simulation does not change.
