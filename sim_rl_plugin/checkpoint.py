@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tensordict import TensorDict
 
 from sim_rl_plugin import plugins
 from sim_rl_plugin.checkpoint_manifest import check_bytes, describe, read_manifest, seal
@@ -243,45 +242,6 @@ def _iteration_of(checkpoint: Path) -> int | None:
     if match is not None:
         return int(match[1])
     return (read_manifest(checkpoint) or {}).get("iteration")
-
-
-def describe_layout(obs: TensorDict, num_actions: int) -> dict[str, Any]:
-    """Return what a policy expects of an environment: groups with shapes and dtypes, and actions."""
-    groups = {
-        str(key): {"shape": list(value.shape[1:]), "dtype": str(value.dtype).removeprefix("torch.")}
-        for key, value in obs.items()
-    }
-    return {"observations": groups, "num_actions": int(num_actions)}
-
-
-def check_layout(checkpoint: dict[str, Any], env: Any) -> None:
-    """Raise if the policy of a checkpoint belongs to another robot than ``env``.
-
-    Groups that the environment has beyond those of the checkpoint do not matter. A checkpoint
-    without a layout (rsl_rl's) passes.
-
-    Raises:
-        ValueError: Names every difference.
-    """
-    saved = checkpoint.get("sim_rl", {}).get("layout")
-    if saved is None:
-        return
-    found = describe_layout(env.get_observations(), env.num_actions)
-    problems = []
-    for group, expected in saved["observations"].items():
-        actual = found["observations"].get(group)
-        if actual is None:
-            names = ", ".join(found["observations"])
-            problems.append(f"observation group {group!r} is missing (the environment has {names})")
-        elif actual["shape"] != expected["shape"]:
-            sizes = ["x".join(map(str, layout["shape"])) for layout in (expected, actual)]
-            problems.append(f"observation group {group!r} has size {sizes[1]}, the policy reads {sizes[0]}")
-    if saved["num_actions"] != found["num_actions"]:
-        problems.append(
-            f"the environment takes {found['num_actions']} actions, the policy gives {saved['num_actions']}"
-        )
-    if problems:
-        raise UserError("the policy belongs to another robot: " + "; ".join(problems))
 
 
 def random_state() -> dict[str, Any]:

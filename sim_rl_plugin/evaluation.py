@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tensordict import TensorDict
 
-from sim_rl_plugin.checkpoint import random_state, set_random_state
+from sim_rl_plugin.checkpoint import kept_random_state
 from sim_rl_plugin.env import VecEnv, as_vec_env
 from sim_rl_plugin.errors import UserError
 
@@ -147,12 +147,9 @@ class RepeatedEvaluation:
 @contextmanager
 def own_random_numbers(seed: int) -> Iterator[None]:
     """Seed the process's generators, and give them back the states that they had."""
-    before = random_state()
-    try:
+    with kept_random_state():
         seed_everything(seed)
         yield
-    finally:
-        set_random_state(before)
 
 
 def seed_everything(seed: int) -> None:

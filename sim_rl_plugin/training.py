@@ -17,6 +17,7 @@ from sim_rl_plugin.evaluation import EVALUATION_SEED_OFFSET, Policy, own_random_
 from sim_rl_plugin.run_folder import SavedRun, build_runner, owned_run, set_aside_logs, write_config
 from sim_rl_plugin.runners.stop_signal import EXIT_STATUS, leave, status_of
 from sim_rl_plugin.simulation import open_env, prepare_process
+from sim_rl_plugin.whole_file import remove_unfinished
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def train_to_the_end(
         evaluation_env = _open_evaluation_env(stack, config, device, beside=env)
         folder = run_folder()
         stack.enter_context(owned_run(folder))
+        remove_unfinished(folder)
         if saved is None:
             set_aside_logs(folder)
         runner = build_runner(config, env, device, folder)

@@ -194,10 +194,16 @@ def _layout(layout: dict[str, Any] | None) -> dict[str, str]:
     if not layout:
         return {}
     groups = [
-        f"{name} ({'x'.join(map(str, group['shape']))} {group['dtype']})"
+        f"{name} ({'x'.join(map(str, group['shape']))} {group['dtype']}){_terms(group.get('terms'))}"
         for name, group in layout.get("observations", {}).items()
     ]
-    return {"observations": ", ".join(groups), "actions": str(layout.get("num_actions", ""))}
+    actions = f"{layout.get('num_actions', '')}{_terms(layout.get('actions'))}"
+    return {"observations": "\n".join(groups), "actions": actions}
+
+
+def _terms(terms: list[dict[str, Any]] | None) -> str:
+    """Return the named parts of an observation group or of the actions."""
+    return f": {', '.join(str(term.get('name')) for term in terms)}" if terms else ""
 
 
 def _local_time(text: str | None) -> str:

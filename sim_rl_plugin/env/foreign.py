@@ -15,13 +15,14 @@ next reset. Both is put right here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 
+from sim_rl_plugin.env.terms import Term
 from sim_rl_plugin.env.vec_env import VecEnv
 from sim_rl_plugin.errors import UserError
 
@@ -102,6 +103,16 @@ class ForeignVecEnv(VecEnv):
     def restores_exactly(self) -> bool:  # type: ignore[override]
         """Whether the inner environment's state continues episodes bit for bit; it is believed unless it denies it."""
         return getattr(self.env, "restores_exactly", True)
+
+    @property
+    def observation_terms(self) -> Mapping[str, Sequence[Term]]:  # type: ignore[override]
+        """The inner environment's, if it tells."""
+        return getattr(self.env, "observation_terms", {})
+
+    @property
+    def action_terms(self) -> Sequence[Term]:  # type: ignore[override]
+        """The inner environment's, if it tells."""
+        return getattr(self.env, "action_terms", ())
 
     def get_observations(self) -> TensorDict:
         """Return a copy of what ``step`` returned last, or at first of what the environment had."""

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from sim_rl_plugin.checkpoint import check_layout, describe_layout
 from sim_rl_plugin.config import RunConfig
 from sim_rl_plugin.config.yaml_text import dump, read_mapping
 from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.errors import UserError, unknown_name
 from sim_rl_plugin.evaluation import EvaluationResult, evaluate
 from sim_rl_plugin.folder_lock import LOCK_FILE, owned_folder
+from sim_rl_plugin.layout import check_layout, describe_layout
 from sim_rl_plugin.pipelines.plan import Plan, PlannedStage
 from sim_rl_plugin.pipelines.report import StageResult
 from sim_rl_plugin.pipelines.stage_folder import (
@@ -28,7 +28,7 @@ from sim_rl_plugin.pipelines.stage_folder import (
 from sim_rl_plugin.run_folder import SavedRun, build_runner, find_run, load_policy
 from sim_rl_plugin.simulation import open_env, prepare_process, resolve_device
 from sim_rl_plugin.training import train_to_the_end
-from sim_rl_plugin.whole_file import write_text_whole
+from sim_rl_plugin.whole_file import remove_unfinished, write_text_whole
 
 RECORD_FILE = "pipeline.yaml"
 """In a pipeline's folder: its name and the settings of every stage as they were last run."""
@@ -94,6 +94,7 @@ def _owned_folder(root: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"cannot write to the pipeline folder {root}: {error.strerror}") from error
     with owned_folder(root, "running the pipeline in"):
+        remove_unfinished(root)
         yield
 
 
@@ -186,9 +187,8 @@ def _try_stage(config: RunConfig, common: RunConfig, evaluation_env: VecEnv) -> 
         env = evaluation_env
         if any(getattr(config, key) != getattr(common, key) for key in _ENVIRONMENT_KEYS):
             env = stack.enter_context(open_env(config, device=device))
-        layout = describe_layout(env.get_observations(), env.num_actions)
         try:
-            check_layout({"sim_rl": {"layout": layout}}, evaluation_env)
+            check_layout(describe_layout(env), evaluation_env)
         except UserError as error:
             raise UserError(f"it cannot be evaluated in the environment of the common settings: {error}") from error
         build_runner(config, env, device)

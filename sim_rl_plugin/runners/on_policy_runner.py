@@ -20,8 +20,6 @@ from sim_rl_plugin import distributed, plugins
 from sim_rl_plugin.algorithms import PPO
 from sim_rl_plugin.checkpoint import (
     BEST_FILE,
-    check_layout,
-    describe_layout,
     find_checkpoint,
     kept_random_state,
     load_checkpoint,
@@ -39,6 +37,7 @@ from sim_rl_plugin.env import VecEnv, as_vec_env
 from sim_rl_plugin.env.finite import FiniteWatch
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.export import write_onnx
+from sim_rl_plugin.layout import check_layout, describe_layout
 from sim_rl_plugin.logging.logger import Logger
 from sim_rl_plugin.models.exported_policy import is_exported_policy
 from sim_rl_plugin.registry import packages_of_simulator, resolve_callable
@@ -79,7 +78,7 @@ class OnPolicyRunner:
         obs = env.get_observations().to(device)
         algorithm_class = resolve_callable(self.cfg["algorithm"]["class_name"])
         self.alg = algorithm_class.construct_algorithm(obs, env, self.cfg, device)
-        self.layout = describe_layout(obs, env.num_actions)
+        self.layout = describe_layout(env, obs)
         self.logger = Logger(
             log_dir=log_dir,
             cfg=self.cfg,
@@ -194,7 +193,7 @@ class OnPolicyRunner:
             raise UserError(f"init_from: {type(self.alg).__name__} cannot start from another training's models")
         checkpoints = [load_checkpoint(path, self.device) for path in paths]
         for contents in checkpoints:
-            check_layout(contents, self.env)
+            check_layout(contents.get("sim_rl", {}).get("layout"), self.env)
         with _explained(", ".join(map(str, paths))):
             start_from(checkpoints)
 
@@ -350,7 +349,7 @@ class OnPolicyRunner:
 
     def _load(self, contents: dict[str, Any], path: str, load_cfg: dict[str, bool] | None, strict: bool) -> bool:
         """Load models and optimizer, and return whether the training's counter came with them."""
-        check_layout(contents, self.env)
+        check_layout(contents.get("sim_rl", {}).get("layout"), self.env)
         with _explained(path):
             load_iteration = self.alg.load(contents, load_cfg, strict)
         self._has_loaded = True
