@@ -34,7 +34,12 @@ _FILE_NAME = re.compile(r"model_(\d+)\.pt")
 _LEFTOVER = re.compile(r"\.model_(\d+|best)\.pt\..+")
 
 # What torch says of files that hold other objects, and of its format before 2018, which it cannot read safely.
-_UNSAFE = re.compile(r"Unsupported (?:global|class)|legacy \.tar format")
+_UNSAFE = re.compile(
+    r"unsupported (?:global|class)|can only (?:create|build)|to load (?:nested|DTensor)|\.tar format", re.I
+)
+
+# Files that were loaded with their code: a command reads one several times, and says so once.
+_told_of_trust: set[Path] = set()
 
 
 def save_checkpoint(path: str | Path, contents: dict[str, Any], *, with_manifest: bool = True) -> None:
@@ -145,7 +150,9 @@ def _load_plain(path: Path, map_location: str | torch.device | None) -> Any:
 
 
 def _load_trusted(path: Path, map_location: str | torch.device | None, part: str) -> Any:
-    warnings.warn(f"the checkpoint {path} holds {part}: trusted, and loaded with the code that it holds", stacklevel=1)
+    if path.resolve() not in _told_of_trust:
+        _told_of_trust.add(path.resolve())
+        warnings.warn(f"the checkpoint {path} holds {part}: trusted, and its code is run", stacklevel=1)
     try:
         return torch.load(path, map_location=map_location, weights_only=False)
     except Exception as error:
@@ -165,7 +172,7 @@ def _only_torchs_own_types() -> Iterator[None]:
 
 def _unsafe_part(error: BaseException) -> str:
     """Return what torch has refused to load."""
-    name = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))
+    name = re.search(r"GLOBAL ([\w.]+)", str(error))
     return name[1] if name else "something"
 
 
@@ -326,6 +333,6 @@ def _plain(where: str, value: Any) -> Any:
 
 
 def _first_sentence(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    # What torch adds after its first sentence is advice on how to load the file unsafely.
+    # torch puts advice on how to load a file unsafely around what is wrong with it.
+    text = str(error).rpartition("WeightsUnpickler error: ")[2].strip() or type(error).__name__
     return text.splitlines()[0].partition(". ")[0]

@@ -72,13 +72,13 @@ def versions(packages: Iterable[str] = ()) -> dict[str, str]:
 @functools.cache
 def _version_of(package: str) -> str:
     """Return the version of an installed package by its import name, or ``unknown``."""
+    own = getattr(sys.modules.get(package), "__version__", None)
+    if own is not None:
+        return str(own)
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         pass
-    own = getattr(sys.modules.get(package), "__version__", None)
-    if own is not None:
-        return str(own)
     # Asked last: it looks into every distribution that is installed.
     for distribution in metadata.packages_distributions().get(package, ()):
         return metadata.version(distribution)

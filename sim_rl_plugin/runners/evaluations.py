@@ -53,14 +53,22 @@ class Evaluations:
             raise UserError("evaluation.every: a training in several processes is not evaluated meanwhile: set it to 0")
         if self._evaluate is None:
             raise UserError("evaluation.every: there are no environments to evaluate in: call runner.evaluate_in(env)")
-        best = None if resumed_folder is None else Path(resumed_folder) / BEST_FILE
-        if best is not None and best.is_file():
-            try:
-                manifest = read_manifest(best) or {}
-            except UserError as error:
-                warnings.warn(f"the best policy so far is lost: {error}", stacklevel=2)
-                return
-            self._best_return = manifest.get("evaluation", {}).get("mean_return", -math.inf)
+        if resumed_folder is not None:
+            self._take_up(Path(resumed_folder) / BEST_FILE)
+
+    def _take_up(self, best: Path) -> None:
+        """Note the return that is to be surpassed; a file that does not tell it is replaced by the next evaluation."""
+        if not best.is_file():
+            return
+        try:
+            manifest = read_manifest(best)
+            found = ((manifest or {}).get("evaluation") or {}).get("mean_return")
+            if found is None:
+                raise UserError(f"{best} does not tell its return")
+        except UserError as error:
+            warnings.warn(f"the best policy so far is lost: {error}", stacklevel=3)
+        else:
+            self._best_return = found
 
     def after(self, iteration: int, algorithm: Any) -> dict[str, float]:
         """Evaluate the policy, if that is due after this iteration, counted from 0, and return metrics.
