@@ -56,6 +56,7 @@ bench: .venv-peer/installed
 	$(PEER)/python benchmarks/simulation.py
 	$(PEER)/python benchmarks/time_to_reward.py
 	$(PEER)/python benchmarks/learning.py
+	$(PEER)/python benchmarks/simulators.py gymnasium-pendulum gymnasium-halfcheetah mujoco-halfcheetah
 	$(PEER)/python benchmarks/tables.py
 
 torture: $(VENV)/dev

@@ -154,10 +154,10 @@ class _Comparison:
             text = f"{what}: element {number} is {new!r}, the policy was trained with {old!r}"
             is_permutation = sorted(then.elements) == sorted(now.elements)
             (self.problems if is_permutation else self.remarks).append(text)
-        for key, neutral in (("scale", 1.0), ("offset", 0.0)):
-            old_value, new_value = (getattr(term, key) for term in (then, now))
-            if not _equal(old_value, new_value, neutral):
-                texts = [_text(neutral if value is None else value) for value in (new_value, old_value)]
+        for key in ("scale", "offset"):
+            values = getattr(now, key), getattr(then, key)
+            if None not in values and not _equal(*values):
+                texts = [_text(value) for value in values]
                 self.remarks.append(f"{what} has the {key} {texts[0]}, the policy was trained with {texts[1]}")
 
 
@@ -178,14 +178,16 @@ def _sizes(terms: Sequence[Term]) -> str:
     return ", ".join(f"{term.name} {term.size}" for term in terms)
 
 
-def _equal(then: Any, now: Any, neutral: float) -> bool:
-    old, new = ((neutral if value is None else value) for value in (then, now))
-    old, new = ((value if isinstance(value, tuple) else (value,)) for value in (old, new))
+def _equal(then: float | tuple[float, ...], now: float | tuple[float, ...]) -> bool:
+    old, new = (value if isinstance(value, tuple) else (value,) for value in (then, now))
+    # One number for all elements, or one for each.
     count = max(len(old), len(new))
-    old, new = ((value * count if len(value) == 1 else value) for value in (old, new))
-    return len(old) == len(new) and all(
-        abs(a - b) <= _TOLERANCE * max(1.0, abs(a)) for a, b in zip(old, new, strict=True)
-    )
+    old, new = (value * count if len(value) == 1 else value for value in (old, new))
+    return len(old) == len(new) and all(map(_close, old, new))
+
+
+def _close(then: float, now: float) -> bool:
+    return abs(then - now) <= _TOLERANCE * max(1.0, abs(then))
 
 
 def _text(value: Any) -> str:

@@ -19,8 +19,8 @@ class Term:
         shape: Shape of one environment's part, history included: ``(12,)``, or ``(5, 12)`` of five steps.
         elements: What each number of one step is about, such as the joints' names; empty if unknown.
         scale: Of an observation, what the simulator multiplied the quantity by; of an action, what it will
-            multiply it by: one number, or one per element. None for 1.
-        offset: What is added after that: one number, or one per element. None for 0.
+            multiply it by: one number, or one per element; None if unknown.
+        offset: What is added after that: one number, or one per element; None if unknown.
         history: Number of control steps that it holds, the oldest first.
     """
 
