@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sim_rl_plugin.config.signature import check_arguments
 from sim_rl_plugin.errors import UserError
 
 
@@ -40,16 +39,3 @@ class QuarantineSettings:
         for name in ("max_failures", "max_dumps", "max_dump_mb"):
             if settings.get(name, 0) < 0:
                 raise UserError(f"{path}.{name}: expected a number of 0 or more, found {settings[name]}")
-
-
-def check_quarantine_cfg(settings: Any, path: str = "nan_quarantine") -> None:
-    """Raise unless a section holds settings of the quarantine and nothing else; None means the defaults.
-
-    Raises:
-        UserError: With the key path of what is wrong.
-    """
-    if settings is None:
-        return
-    if not isinstance(settings, Mapping):
-        raise UserError(f"{path}: expected a mapping of settings, found {settings!r}")
-    check_arguments(QuarantineSettings, settings, path)

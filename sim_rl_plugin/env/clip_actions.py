@@ -54,6 +54,11 @@ class ClipActions(VecEnv):
         return getattr(self.env, "state_is_cheap", False)
 
     @property
+    def one_per_process(self) -> bool:  # type: ignore[override]
+        """Whether no other environment can be opened beside the inner one."""
+        return getattr(self.env, "one_per_process", False)
+
+    @property
     def observation_terms(self) -> Mapping[str, Sequence[Term]]:  # type: ignore[override]
         """The inner environment's, if it tells."""
         return getattr(self.env, "observation_terms", {})

@@ -51,6 +51,9 @@ class VecEnv(ABC):
     """Whether ``state_dict`` costs next to nothing and waits for no device, so that it may be called once per
     iteration. The NaN quarantine then keeps what it needs to replay a fault."""
 
+    one_per_process: bool = False
+    """Whether the simulator takes one environment at a time in a process, so that none can be opened beside it."""
+
     observation_terms: Mapping[str, Sequence[Term]] = {}
     """The named parts of each observation group, in order, where the simulator knows them. A policy that
     meets another layout is then told which term differs."""

@@ -8,13 +8,14 @@ import torch
 from tensordict import TensorDict
 
 from sim_rl_plugin.env.finite import FiniteWatch
+from sim_rl_plugin.errors import UserError
 
 
 class Guard:
     """Lets every iteration pass (``check_for_nan: false``); the runner calls the methods in this order."""
 
-    has_given_up: str | None = None
-    """Why the training must end, or None."""
+    failure: UserError | None = None
+    """Why the training must end, after a last checkpoint; None if it goes on."""
 
     def __init__(self, algorithm: Any) -> None:
         """Note the algorithm."""

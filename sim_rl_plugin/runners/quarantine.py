@@ -21,19 +21,38 @@ from tensordict import TensorDict
 
 from sim_rl_plugin import distributed
 from sim_rl_plugin.algorithms.algorithm import Algorithm, DivergedUpdate
+from sim_rl_plugin.checkpoint import plain_settings
 from sim_rl_plugin.config.nan_quarantine import QuarantineSettings
 from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.env.terms import observation_terms
+from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.logging.logger import Logger
 from sim_rl_plugin.runners.fault_dump import FOLDER, describe_faults, write_dump
 from sim_rl_plugin.runners.faults import Fault, RolloutWatch, with_finite_rows
-from sim_rl_plugin.runners.guard import Guard
+from sim_rl_plugin.runners.guard import Guard, StoppingGuard
 from sim_rl_plugin.runners.last_good_state import LastGoodState
 from sim_rl_plugin.storage import RolloutStorage
 
 _log = logging.getLogger("sim_rl_plugin")
 _ALWAYS_TOLD = 5
 """Warnings that are all written; later only every one whose number is a power of two."""
+
+
+def guard_of(runner: Any) -> Guard:
+    """Return what looks for NaN and infinity in a runner's training, as its settings say and its algorithm can."""
+    if not runner.cfg.get("check_for_nan", True):
+        return Guard(runner.alg)
+    if not hasattr(runner.alg, "restricted_to"):
+        return StoppingGuard(runner.alg)
+    return Quarantine(
+        runner.alg,
+        runner.env,
+        runner.logger,
+        QuarantineSettings(**runner.cfg.get("nan_quarantine", {})),
+        plain_settings(runner.cfg),
+        runner.gpu_global_rank,
+        runner.is_distributed,
+    )
 
 
 class Quarantine(Guard):
@@ -101,7 +120,7 @@ class Quarantine(Guard):
         """Copy what the iteration may spoil."""
         self._last_good.keep()
         self._watch.begin()
-        self._kept, self._dropped, self._failed = None, False, False
+        self._kept, self._dropped, self._failed, self.failure = None, False, False, None
         self._counts = dict.fromkeys(self._counts, 0.0)
         if self._keeps_state and hasattr(self._env, "state_dict"):
             self._state = self._env.state_dict()
@@ -162,13 +181,6 @@ class Quarantine(Guard):
                 model.reset(hidden_state=memory)
         self._count()
         return losses
-
-    @property
-    def has_given_up(self) -> str | None:  # type: ignore[override]
-        """Why the training must end, or None."""
-        if self._failures <= self._settings.max_failures:
-            return None
-        return f"{self._failures} iterations in a row went wrong: {self._last_trouble}"
 
     def metrics(self) -> dict[str, float]:
         """Return counts of this iteration under their tags; nothing as long as nothing has ever happened."""
@@ -316,6 +328,13 @@ class Quarantine(Guard):
             self._failures += 1
         elif not self._dropped:
             self._failures = 0
+        if self._failures > self._settings.max_failures:
+            folder = self._logger.log_dir
+            saved = "" if folder is None else f"; the last good state is {folder}/model_{self._iteration}.pt"
+            self.failure = UserError(
+                f"{self._failures} iterations in a row went wrong: {self._last_trouble}{saved} "
+                "(nan_quarantine.max_failures, docs/reliability.md)"
+            )
         if self._dropped:
             self._counts = {"environments": 0.0, "steps": 0.0, **self._counts, "dropped": 1.0}
 
