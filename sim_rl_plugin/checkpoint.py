@@ -12,12 +12,13 @@ import pickle
 import random
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tensordict import TensorDict
 
 from sim_rl_plugin import plugins
 from sim_rl_plugin.checkpoint_migrations import migrate_checkpoint
@@ -145,45 +146,6 @@ def set_aside_later_checkpoints(resumed: str | Path, folder: str | Path | None) 
             file.replace(file.with_name(f"{file.name}.superseded"))
 
 
-def describe_layout(obs: TensorDict, num_actions: int) -> dict[str, Any]:
-    """Return what a policy expects of an environment: groups with shapes and dtypes, and actions."""
-    groups = {
-        str(key): {"shape": list(value.shape[1:]), "dtype": str(value.dtype).removeprefix("torch.")}
-        for key, value in obs.items()
-    }
-    return {"observations": groups, "num_actions": int(num_actions)}
-
-
-def check_layout(checkpoint: dict[str, Any], env: Any) -> None:
-    """Raise if the policy of a checkpoint belongs to another robot than ``env``.
-
-    Groups that the environment has beyond those of the checkpoint do not matter. A checkpoint
-    without a layout (rsl_rl's) passes.
-
-    Raises:
-        ValueError: Names every difference.
-    """
-    saved = checkpoint.get("sim_rl", {}).get("layout")
-    if saved is None:
-        return
-    found = describe_layout(env.get_observations(), env.num_actions)
-    problems = []
-    for group, expected in saved["observations"].items():
-        actual = found["observations"].get(group)
-        if actual is None:
-            names = ", ".join(found["observations"])
-            problems.append(f"observation group {group!r} is missing (the environment has {names})")
-        elif actual["shape"] != expected["shape"]:
-            sizes = ["x".join(map(str, layout["shape"])) for layout in (expected, actual)]
-            problems.append(f"observation group {group!r} has size {sizes[1]}, the policy reads {sizes[0]}")
-    if saved["num_actions"] != found["num_actions"]:
-        problems.append(
-            f"the environment takes {found['num_actions']} actions, the policy gives {saved['num_actions']}"
-        )
-    if problems:
-        raise UserError("the policy belongs to another robot: " + "; ".join(problems))
-
-
 def random_state() -> dict[str, Any]:
     """Return the states of the generators of torch, numpy and Python in plain data."""
     kind, keys, position, has_gauss, cached = np.random.get_state()
@@ -205,7 +167,18 @@ def set_random_state(state: dict[str, Any]) -> None:
     version, internal, gauss_next = state["python"]
     random.setstate((version, tuple(internal), gauss_next))
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])
+        for device, generator in enumerate(state["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(generator.cpu(), device)
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Put the generators back on exit, so that what was drawn meanwhile changes nothing."""
+    before = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(before)
 
 
 def _plain(where: str, value: Any) -> Any:

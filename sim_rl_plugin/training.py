@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from sim_rl_plugin.config import RunConfig
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.evaluation import Policy
-from sim_rl_plugin.run_folder import SavedRun, build_runner, write_config
+from sim_rl_plugin.run_folder import SavedRun, build_runner, owned_run, set_aside_logs, write_config
+from sim_rl_plugin.runners.stop_signal import EXIT_STATUS, leave, status_of
 from sim_rl_plugin.simulation import open_env, prepare_process
+from sim_rl_plugin.whole_file import remove_unfinished
 
 
 @dataclass(frozen=True)
@@ -22,13 +26,27 @@ class Outcome:
         folder: Its run folder.
         policy: The trained policy, deterministic.
         completed: Iterations that are done in all.
-        interrupted: Whether the user ended it early.
+        exit_status: What the process shall return: 0, or after a signal that ended it early the signal's.
     """
 
     folder: Path
     policy: Policy
     completed: int
-    interrupted: bool
+    exit_status: int
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal ended the training early."""
+        return self.exit_status != 0
+
+    def leave(self) -> NoReturn:
+        """Go on with what the signal began.
+
+        Raises:
+            KeyboardInterrupt: It was Ctrl-C's.
+            SystemExit: It was another one.
+        """
+        leave(next(number for number, status in EXIT_STATUS.items() if status == self.exit_status))
 
 
 def require_one_process(command: str) -> None:
@@ -59,14 +77,22 @@ def train_to_the_end(
         started: Called with the run folder when the first iteration is about to begin.
 
     Returns:
-        The outcome; ``interrupted`` after a Ctrl-C that left a checkpoint.
+        The outcome; ``interrupted`` after a signal that left a checkpoint.
 
     Raises:
-        UserError: The settings do not fit the environment, or the run is complete already.
+        UserError: The settings do not fit the environment, the run is complete already, or another
+            process is training in its folder.
     """
-    prepare_process(config)
-    with open_env(config, device=device) as env:
+    with ExitStack() as stack:
+        if saved is not None:
+            stack.enter_context(owned_run(saved.folder))
+        prepare_process(config)
+        env = stack.enter_context(open_env(config, device=device))
         folder = run_folder()
+        stack.enter_context(owned_run(folder))
+        remove_unfinished(folder)
+        if saved is None:
+            set_aside_logs(folder)
         runner = build_runner(config, env, device, folder)
         if saved is not None:
             runner.resume(str(saved.checkpoint))
@@ -78,12 +104,13 @@ def train_to_the_end(
             )
         write_config(folder, config)
         started(folder)
+        exit_status = 0
         try:
             runner.learn(remaining, init_at_random_ep_len=config.init_at_random_ep_len)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit) as error:
             # Raised after the runner's checkpoint. Without one, there is nothing to report on.
-            if not runner.interrupted:
+            status = status_of(error)
+            if not runner.interrupted or status is None:
                 raise
-        return Outcome(
-            folder, runner.get_inference_policy(device=device), runner.completed_iterations, runner.interrupted
-        )
+            exit_status = status
+        return Outcome(folder, runner.get_inference_policy(device=device), runner.completed_iterations, exit_status)

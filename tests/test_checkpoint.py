@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from sim_rl_plugin import checkpoint, plugins
-from sim_rl_plugin.checkpoint import check_layout, describe_layout, find_checkpoint, load_checkpoint, save_checkpoint
+from sim_rl_plugin.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from sim_rl_plugin.hooks import hookimpl
-from sim_rl_plugin.testing import PointEnv
 
 CONTENTS = {"actor_state_dict": {"weight": torch.arange(3.0)}, "iter": 7, "infos": None}
 
@@ -136,17 +135,6 @@ def test_the_last_good_checkpoint_is_found(tmp_path):
     with pytest.warns(UserWarning, match="skipped: the checkpoint .*model_100.pt is damaged"):
         assert find_checkpoint(tmp_path).name == "model_50.pt"
     assert find_checkpoint(tmp_path / "model_9.pt").name == "model_9.pt"
-
-
-def test_another_robot_is_named_term_by_term():
-    trained_on = PointEnv(num_actions=2)
-    contents = {"sim_rl": {"layout": describe_layout(trained_on.get_observations(), 2)}}
-    check_layout(contents, PointEnv(num_envs=3, num_actions=2))
-    check_layout({}, PointEnv(num_actions=3))
-    with pytest.raises(ValueError, match="another robot") as caught:
-        check_layout(contents, PointEnv(num_actions=3))
-    assert "observation group 'policy' has size 3, the policy reads 2" in str(caught.value)
-    assert "takes 3 actions, the policy gives 2" in str(caught.value)
 
 
 def test_random_states_continue(tmp_path):

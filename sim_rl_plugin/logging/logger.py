@@ -84,9 +84,10 @@ class Logger:
         self.writers = [writer_class(log_dir=self.log_dir, **arguments) for writer_class, arguments in self._classes]
         files = self._store_code_state(Path(self.log_dir) / "git")
         for writer in self.writers:
-            writer.store_config(self.env_cfg, self.cfg)
+            # First: settings, too, are recorded at a step.
             if self._resume_at is not None:
                 writer.resume_at(self._resume_at)
+            writer.store_config(self.env_cfg, self.cfg)
             for file in files:
                 writer.save_file(file)
 
@@ -181,6 +182,11 @@ class Logger:
         seconds_per_iteration = (self.tot_time - self._session_start_time_s) / done
         self._console.show(it + 1, metrics, seconds_per_iteration * (total_it - it - 1))
 
+    def flush(self) -> None:
+        """Make the writers bring to safety what they were given."""
+        for writer in self.writers:
+            writer.flush()
+
     def save_model(self, path: str, it: int) -> None:
         """Hand a checkpoint to the writers, unless ``upload_model`` (mjlab's key) is false."""
         if not self.cfg.get("upload_model", True):
@@ -214,10 +220,15 @@ class Logger:
         self.tot_timesteps = state["total_steps"]
         self.tot_time = state["total_time_s"]
         for buffer, values in zip(self._recent(), state["recent"], strict=True):
+            buffer.clear()
             buffer.extend(values)
         if same_episodes:
             self._episodes.load_state_dict(state["episodes"])
-        self._resume_at = next_iteration
+        self.continue_at(next_iteration)
+
+    def continue_at(self, iteration: int) -> None:
+        """Let the writers drop what the run folder holds from ``iteration`` on, when they are opened next."""
+        self._resume_at = iteration
 
     def _store_code_state(self, folder: Path) -> list[str]:
         """Write commit, status and diff of every registered repository; return the files."""

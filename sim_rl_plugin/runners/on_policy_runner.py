@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 import time
 import warnings
 from collections.abc import Iterator
@@ -16,12 +17,11 @@ from tensordict import TensorDict
 from torch import nn
 
 import sim_rl_plugin
-from sim_rl_plugin import plugins
+from sim_rl_plugin import distributed, plugins
 from sim_rl_plugin.algorithms import PPO
 from sim_rl_plugin.checkpoint import (
-    check_layout,
-    describe_layout,
     find_checkpoint,
+    kept_random_state,
     load_checkpoint,
     random_state,
     save_checkpoint,
@@ -33,10 +33,11 @@ from sim_rl_plugin.env import VecEnv, as_vec_env
 from sim_rl_plugin.env.finite import FiniteWatch
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.export import write_onnx
+from sim_rl_plugin.layout import check_layout, describe_layout
 from sim_rl_plugin.logging.logger import Logger
 from sim_rl_plugin.models.exported_policy import is_exported_policy
 from sim_rl_plugin.registry import resolve_callable
-from sim_rl_plugin.runners.stop_signal import StopSignal
+from sim_rl_plugin.runners.stop_signal import StopSignal, leave
 
 _CHECKPOINT_FORMAT = 1
 
@@ -72,7 +73,7 @@ class OnPolicyRunner:
         obs = env.get_observations().to(device)
         algorithm_class = resolve_callable(self.cfg["algorithm"]["class_name"])
         self.alg = algorithm_class.construct_algorithm(obs, env, self.cfg, device)
-        self.layout = describe_layout(obs, env.num_actions)
+        self.layout = describe_layout(env, obs)
         self.logger = Logger(
             log_dir=log_dir,
             cfg=self.cfg,
@@ -89,7 +90,7 @@ class OnPolicyRunner:
         self.completed_iterations = 0
         """Iterations done since the start of training, in earlier processes too."""
         self.interrupted = False
-        """Whether the last ``learn`` was ended by Ctrl-C."""
+        """Whether a signal ended the last ``learn`` early: Ctrl-C, SIGTERM or SIGUSR1."""
         self._simulation_restored = False
         self._has_loaded = False
         self._writes_checkpoints = log_dir is not None and self.gpu_global_rank == 0
@@ -100,8 +101,8 @@ class OnPolicyRunner:
     def learn(self, num_learning_iterations: int, init_at_random_ep_len: bool = False) -> None:
         """Train for a number of iterations.
 
-        Ctrl-C ends the training after the current iteration, with a checkpoint; ``interrupted``
-        tells. A second Ctrl-C ends it at once.
+        Ctrl-C, SIGTERM and SIGUSR1 end the training after the current iteration, with a checkpoint;
+        ``interrupted`` tells. A second signal ends it at once.
 
         Args:
             num_learning_iterations: How many iterations.
@@ -112,6 +113,7 @@ class OnPolicyRunner:
             ValueError: The environment returned NaN or infinity, and the policy is the one before; or a
                 student has no teacher.
             KeyboardInterrupt: After the checkpoint of a Ctrl-C.
+            SystemExit: After that of SIGTERM (status 143) or SIGUSR1 (75).
         """
         if not self._has_loaded:
             self.initialize()
@@ -126,9 +128,11 @@ class OnPolicyRunner:
         self.alg.train_mode()
         if self.is_distributed:
             self.alg.broadcast_parameters()
-        self.logger.init_logging_writer()
         hooks = plugins.get_manager()
-        hooks.fire("sim_rl_run_start", runner=self)
+        # What writers and hooks draw is no part of the training: they are asked again when it is resumed.
+        with kept_random_state():
+            self.logger.init_logging_writer()
+            hooks.fire("sim_rl_run_start", runner=self)
 
         first = self.current_learning_iteration
         end = first + num_learning_iterations
@@ -137,11 +141,12 @@ class OnPolicyRunner:
             with StopSignal() as stop:
                 for iteration in range(first, end):
                     obs = self._iterate(obs, iteration, first, end)
-                    self.interrupted = stop.requested
-                    is_last = iteration == end - 1 or self.interrupted
+                    is_stopped = self._is_stopped(stop)
+                    is_last = iteration == end - 1 or is_stopped
                     if self._writes_checkpoints and (is_last or iteration % self.cfg["save_interval"] == 0):
                         self._save_into_run_folder(iteration)
-                    if self.interrupted:
+                    if is_stopped:
+                        self.interrupted = True
                         break
         except BaseException as error:
             hooks.fire("sim_rl_run_error", runner=self, error=error)
@@ -150,7 +155,11 @@ class OnPolicyRunner:
             self.logger.stop_logging_writer()
         hooks.fire("sim_rl_run_end", runner=self)
         if self.interrupted:
-            raise KeyboardInterrupt
+            leave(stop.number or signal.SIGTERM)  # on a rank without a signal of its own, as launchers send
+
+    def _is_stopped(self, stop: StopSignal) -> bool:
+        """Return whether a signal asks to stop; all ranks stop together, or those left would wait for ever."""
+        return distributed.any_rank(stop.requested, self.device) if self.is_distributed else stop.requested
 
     def initialize(self) -> None:
         """Take over the models of ``init_from``; ``learn`` does so unless something was loaded before.
@@ -169,7 +178,7 @@ class OnPolicyRunner:
             raise UserError(f"init_from: {type(self.alg).__name__} cannot start from another training's models")
         checkpoints = [load_checkpoint(path, self.device) for path in paths]
         for contents in checkpoints:
-            check_layout(contents, self.env)
+            check_layout(contents.get("sim_rl", {}).get("layout"), self.env)
         with _explained(", ".join(map(str, paths))):
             start_from(checkpoints)
 
@@ -246,6 +255,8 @@ class OnPolicyRunner:
         Raises:
             ValueError: The file cannot be written.
         """
+        # First, so that no checkpoint ever outlives the metrics of the iterations before it.
+        self.logger.flush()
         contents = self.alg.save()
         contents["iter"] = self.current_learning_iteration
         contents["infos"] = infos
@@ -268,7 +279,9 @@ class OnPolicyRunner:
         assert self.logger.log_dir is not None
         path = os.path.join(self.logger.log_dir, f"model_{iteration}.pt")
         self.save(path)
-        plugins.get_manager().fire("sim_rl_checkpoint_saved", runner=self, path=Path(path), iteration=iteration)
+        # A training that is resumed from here does not tell the hooks again.
+        with kept_random_state():
+            plugins.get_manager().fire("sim_rl_checkpoint_saved", runner=self, path=Path(path), iteration=iteration)
 
     def load(
         self,
@@ -297,7 +310,7 @@ class OnPolicyRunner:
 
     def _load(self, contents: dict[str, Any], path: str, load_cfg: dict[str, bool] | None, strict: bool) -> bool:
         """Load models and optimizer, and return whether the training's counter came with them."""
-        check_layout(contents, self.env)
+        check_layout(contents.get("sim_rl", {}).get("layout"), self.env)
         with _explained(path):
             load_iteration = self.alg.load(contents, load_cfg, strict)
         self._has_loaded = True
@@ -330,7 +343,10 @@ class OnPolicyRunner:
             return
         self.completed_iterations = state["completed_iterations"]
         self.current_learning_iteration = self.completed_iterations
-        if state["environment"] is None:
+        if self.is_distributed:
+            # It is rank 0's: with its state, all ranks would live the same episodes.
+            warnings.warn("a checkpoint holds one process's simulation: episodes start afresh", stacklevel=2)
+        elif state["environment"] is None or not hasattr(self.env, "load_state_dict"):
             warnings.warn("this simulator cannot restore its state: episodes start afresh", stacklevel=2)
         else:
             self.env.load_state_dict(state["environment"])
@@ -343,7 +359,8 @@ class OnPolicyRunner:
         if self._writes_checkpoints:
             # What this run did after the checkpoint is about to be done again.
             set_aside_later_checkpoints(path, self.logger.log_dir)
-        set_random_state(state["random"])
+        if not self.is_distributed:
+            set_random_state(state["random"])
 
     # Inference
 
