@@ -21,8 +21,9 @@ import numpy as np
 import torch
 
 from sim_rl_plugin import plugins
+from sim_rl_plugin.checkpoint_contents import check_contents
 from sim_rl_plugin.checkpoint_migrations import migrate_checkpoint
-from sim_rl_plugin.errors import UserError
+from sim_rl_plugin.errors import UserError, os_errors_named
 from sim_rl_plugin.whole_file import whole_file
 
 _FILE_NAME = re.compile(r"model_(\d+)\.pt")
@@ -67,6 +68,8 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device | None = 
         contents, note = migrate_checkpoint(contents)
     except UserError as error:
         raise UserError(f"the checkpoint {path} cannot be used: {error}") from error
+    except Exception as error:  # an older one's inner shape shows when it is taken apart
+        raise UserError(f"the checkpoint {path} cannot be used: {type(error).__name__}: {error}") from error
     if note is not None:
         warnings.warn(f"the checkpoint {path}: {note}", stacklevel=2)
     return contents
@@ -83,6 +86,7 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device | None = 
         foreign = plugins.get_manager().first("sim_rl_load_foreign_checkpoint", path=path)
         if foreign is None:
             raise
+        check_contents(foreign, path)
         return foreign
 
 
@@ -99,11 +103,11 @@ def _load_own(path: Path, map_location: str | torch.device | None) -> dict[str, 
         raise UserError(f"the checkpoint {path} is damaged: {_first_sentence(error)}") from error
     except Exception as error:  # torch raises whatever the damage makes it stumble over
         raise UserError(f"the checkpoint {path} is damaged: {_first_sentence(error)}") from error
-    if not isinstance(contents, dict) or not any(str(key).endswith("state_dict") for key in contents):
-        raise UserError(f"{path} is no checkpoint: it holds no state_dict")
+    check_contents(contents, path)
     return contents
 
 
+@os_errors_named
 def find_checkpoint(run_or_file: str | Path) -> Path:
     """Return the file itself, or the last checkpoint of a run folder that can be read.
 

@@ -93,7 +93,7 @@ def train_to_the_end(
         remove_unfinished(folder)
         if saved is None:
             set_aside_logs(folder)
-        runner = build_runner(config, env, device, folder)
+        runner = build_runner(config, env, device, folder, saved)
         if saved is not None:
             runner.resume(str(saved.checkpoint))
         remaining = config.max_iterations - runner.completed_iterations

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sim_rl_plugin.config.signature import check_value, shorten
 from sim_rl_plugin.errors import UserError, unknown_name
 
 _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -18,6 +19,9 @@ _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 }
 # One kernel for all parameters, which reads the learning rate where it lies.
 _FUSED = {torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD}
+
+# What a parameter group holds; its learning rate may be a tensor and is checked where it is read.
+_KINDS: dict[type, Any] = {float: float, int: float, tuple: tuple[float, ...]}
 
 # Keys of parameter groups that older releases of torch do not write.
 _NEWER_KEYS = {"decoupled_weight_decay", "param_names"}
@@ -90,6 +94,7 @@ def load_portable_state_dict(
     Raises:
         ValueError: The state belongs to other parameters.
     """
+    _check_state(optimizer, state)
     groups = copy.deepcopy(state["param_groups"])
     for group, own in zip(groups, optimizer.param_groups, strict=False):
         group["params"] = list(dict.fromkeys(group["params"]))  # shared ones are listed twice
@@ -101,9 +106,38 @@ def load_portable_state_dict(
             )
         for key in _NEWER_KEYS & own.keys():
             group.setdefault(key, own[key])
+        for key in group.keys() - own.keys():
+            del group[key]  # of another release of torch
         if "fused" in own:
             group["fused"] = own["fused"]
     optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
     if learning_rate is not None:
         learning_rate.fill_(float(groups[0]["lr"]))
         publish_learning_rate(optimizer, learning_rate)
+
+
+def _check_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Refuse what torch would take now and stumble over, or compute nonsense with, in the next step."""
+    where = "optimizer_state_dict"
+    check_value(list[dict[str, Any]], state.get("param_groups"), f"{where}.param_groups")
+    check_value(dict[int, dict[str, Any]], state.get("state"), f"{where}.state")
+    known: set[str] = set().union(*state["state"].values())
+    for group, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        check_value(list[int], group.get("params"), f"{where}.param_groups.params")
+        for key in group.keys() & own.keys() - {"params"}:
+            check_value(_KINDS.get(type(own[key]), Any), group[key], f"{where}.param_groups.{key}")
+        for index, parameter in zip(dict.fromkeys(group["params"]), own["params"], strict=True):
+            entry = state["state"].get(index, {})
+            if entry.keys() not in ({}.keys(), known):
+                raise UserError(f"{where}.state.{index}: expected {', '.join(sorted(known))}, "
+                                f"found {', '.join(map(str, entry))}")  # fmt: skip
+            for key, value in entry.items():
+                is_moment = isinstance(value, torch.Tensor) and value.shape == parameter.shape
+                is_count = key == "step" and (isinstance(value, (int, float)) or getattr(value, "ndim", 1) == 0)
+                if not (is_count or is_moment) or (is_moment and not value.is_floating_point()):
+                    raise UserError(f"{where}.state.{index}.{key}: expected a tensor like the parameter, of the shape "
+                                    f"{tuple(parameter.shape)}, found {_described(value)}")  # fmt: skip
+
+
+def _described(value: Any) -> str:
+    return f"shape {tuple(value.shape)} of {value.dtype}" if isinstance(value, torch.Tensor) else shorten(value)
