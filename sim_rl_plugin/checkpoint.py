@@ -67,9 +67,9 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device | None = 
     try:
         contents, note = migrate_checkpoint(contents)
     except UserError as error:
-        raise UserError(f"the checkpoint {path} cannot be used: {error}") from error
+        raise UserError(f"the checkpoint {path} cannot be used: {' '.join(str(error).split())}") from error
     except Exception as error:  # an older one's inner shape shows when it is taken apart
-        raise UserError(f"the checkpoint {path} cannot be used: {type(error).__name__}: {error}") from error
+        raise UserError(f"the checkpoint {path} cannot be used: {_first_sentence(error)}") from error
     if note is not None:
         warnings.warn(f"the checkpoint {path}: {note}", stacklevel=2)
     return contents

@@ -122,21 +122,29 @@ def _check_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Non
     check_value(list[dict[str, Any]], state.get("param_groups"), f"{where}.param_groups")
     check_value(dict[int, dict[str, Any]], state.get("state"), f"{where}.state")
     known: set[str] = set().union(*state["state"].values())
-    for group, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
+    for group, own in zip(state["param_groups"], optimizer.param_groups, strict=False):
         check_value(list[int], group.get("params"), f"{where}.param_groups.params")
         for key in group.keys() & own.keys() - {"params"}:
             check_value(_KINDS.get(type(own[key]), Any), group[key], f"{where}.param_groups.{key}")
-        for index, parameter in zip(dict.fromkeys(group["params"]), own["params"], strict=True):
+        # Where their numbers differ, torch says so.
+        for index, parameter in zip(dict.fromkeys(group["params"]), own["params"], strict=False):
             entry = state["state"].get(index, {})
-            if entry.keys() not in ({}.keys(), known):
-                raise UserError(f"{where}.state.{index}: expected {', '.join(sorted(known))}, "
-                                f"found {', '.join(map(str, entry))}")  # fmt: skip
+            if entry and entry.keys() != known:
+                names = [", ".join(sorted(map(str, keys))) for keys in (known, entry)]
+                raise UserError(f"{where}.state.{index}: expected {names[0]}, found {names[1]}")
             for key, value in entry.items():
-                is_moment = isinstance(value, torch.Tensor) and value.shape == parameter.shape
-                is_count = key == "step" and (isinstance(value, (int, float)) or getattr(value, "ndim", 1) == 0)
-                if not (is_count or is_moment) or (is_moment and not value.is_floating_point()):
+                if not _is_statistic(key, value, parameter):
                     raise UserError(f"{where}.state.{index}.{key}: expected a tensor like the parameter, of the shape "
                                     f"{tuple(parameter.shape)}, found {_described(value)}")  # fmt: skip
+
+
+def _is_statistic(key: str, value: Any, parameter: torch.Tensor) -> bool:
+    """Return whether this can be what an optimizer remembers of a parameter: a count of steps, or a moment."""
+    if key == "step":
+        return isinstance(value, (int, float)) or getattr(value, "ndim", 1) == 0
+    if value is None:
+        return True  # SGD without momentum
+    return isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.is_floating_point()
 
 
 def _described(value: Any) -> str:
