@@ -23,6 +23,9 @@ _FUSED = {torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD}
 # What a parameter group holds; its learning rate may be a tensor and is checked where it is read.
 _KINDS: dict[type, Any] = {float: float, int: float, tuple: tuple[float, ...]}
 
+# How a step is computed, not what: those of the optimizer at hand stay.
+_EXECUTION_KEYS = {"capturable", "differentiable", "foreach", "fused"}
+
 # Keys of parameter groups that older releases of torch do not write.
 _NEWER_KEYS = {"decoupled_weight_decay", "param_names"}
 
@@ -108,8 +111,7 @@ def load_portable_state_dict(
             group.setdefault(key, own[key])
         for key in group.keys() - own.keys():
             del group[key]  # of another release of torch
-        if "fused" in own:
-            group["fused"] = own["fused"]
+        group.update({key: own[key] for key in _EXECUTION_KEYS & own.keys()})
     optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
     if learning_rate is not None:
         learning_rate.fill_(float(groups[0]["lr"]))
@@ -124,8 +126,11 @@ def _check_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Non
     known: set[str] = set().union(*state["state"].values())
     for group, own in zip(state["param_groups"], optimizer.param_groups, strict=False):
         check_value(list[int], group.get("params"), f"{where}.param_groups.params")
-        for key in group.keys() & own.keys() - {"params"}:
+        for key in group.keys() & own.keys() - _EXECUTION_KEYS - {"params"}:
             check_value(_KINDS.get(type(own[key]), Any), group[key], f"{where}.param_groups.{key}")
+            if isinstance(own[key], bool) and group[key] is not own[key]:
+                raise UserError(f"{where}.param_groups.{key} is {shorten(group[key])}: the checkpoint's optimizer is "
+                                f"not algorithm.optimizer ({type(optimizer).__name__})")  # fmt: skip
         # Where their numbers differ, torch says so.
         for index, parameter in zip(dict.fromkeys(group["params"]), own["params"], strict=False):
             entry = state["state"].get(index, {})
@@ -142,7 +147,7 @@ def _is_statistic(key: str, value: Any, parameter: torch.Tensor) -> bool:
     """Return whether this can be what an optimizer remembers of a parameter: a count of steps, or a moment."""
     if key == "step":
         return isinstance(value, (int, float)) or getattr(value, "ndim", 1) == 0
-    if value is None:
+    if value is None and key == "momentum_buffer":
         return True  # SGD without momentum
     return isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.is_floating_point()
 
