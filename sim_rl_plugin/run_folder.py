@@ -39,6 +39,8 @@ class SavedRun:
         completed_iterations: Iterations that it has done in all.
         training_time_s: Time that these iterations took, 0 if nobody measured it.
         layout: What its policy expects of an environment; None if it does not say.
+        reached_return: Mean return of the evaluation that ended the training early; None if none did.
+        is_trusted: Whether the checkpoint may hold code, which is run when it is loaded.
     """
 
     folder: Path
@@ -47,16 +49,34 @@ class SavedRun:
     completed_iterations: int
     training_time_s: float
     layout: dict[str, Any] | None = None
+    reached_return: float | None = None
+    is_trusted: bool = False
+
+    def is_complete(self, config: RunConfig) -> bool:
+        """Return whether it has all the iterations, or the return, that settings ask for."""
+        target = config.evaluation.get("stop_at_return")
+        reached = target is not None and self.reached_return is not None and self.reached_return >= target
+        return reached or self.completed_iterations >= config.max_iterations
+
+    @property
+    def load_options(self) -> dict[str, Any]:
+        """What a runner's ``load`` and ``resume`` are told beyond the path; runners of others need not know trust."""
+        return {"trust": True} if self.is_trusted else {}
 
 
-def find_run(run_or_file: Path) -> SavedRun:
+def find_run(run_or_file: Path, *, best: bool = False, trust: bool = False) -> SavedRun:
     """Return the run of a folder (its last checkpoint) or of a checkpoint file.
+
+    Args:
+        run_or_file: Run folder or checkpoint.
+        best: Take the folder's best checkpoint by evaluation.
+        trust: Load a checkpoint that holds code, too, and run it.
 
     Raises:
         UserError: There is no checkpoint, it is damaged, or its settings are nowhere to be found.
     """
-    checkpoint = find_checkpoint(run_or_file)
-    contents = read_checkpoint(checkpoint)
+    checkpoint = find_checkpoint(run_or_file, best=best, trust=trust)
+    contents = read_checkpoint(checkpoint, trust=trust)
     ours = contents.get("sim_rl") or {}
     settings = ours.get("config")
     if settings is None:
@@ -71,6 +91,8 @@ def find_run(run_or_file: Path) -> SavedRun:
         completed_iterations=ours.get("completed_iterations", contents.get("iter", -1) + 1),
         training_time_s=ours.get("logger", {}).get("total_time_s", 0.0),
         layout=ours.get("layout"),
+        reached_return=ours.get("reached_return"),
+        is_trusted=trust,
     )
 
 
@@ -187,8 +209,15 @@ def given_run_folder(folder: Path) -> Path:
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
-    """Write the resolved settings into a run folder."""
-    write_text_whole(folder / CONFIG_FILE, dump_config(config))
+    """Write the resolved settings into a run folder.
+
+    Raises:
+        UserError: It cannot be written to.
+    """
+    try:
+        write_text_whole(folder / CONFIG_FILE, dump_config(config))
+    except OSError as error:
+        raise UserError(f"cannot write to the run folder {folder}: {error.strerror or error}") from error
 
 
 def build_runner(
@@ -231,7 +260,7 @@ def load_policy(run: SavedRun, config: RunConfig, env: VecEnv, device: str) -> P
         groups |= {"teacher": groups["student"]} if "student" in groups else {}
         changes |= {"teacher": config.student, "obs_groups": groups}
     runner = build_runner(config.model_copy(update=changes), env, device, saved=run)
-    runner.load(str(run.checkpoint), {"actor": True, "student": True}, map_location=device)
+    runner.load(str(run.checkpoint), {"actor": True, "student": True}, map_location=device, **run.load_options)
     return runner.get_inference_policy(device=device)
 
 

@@ -16,7 +16,14 @@ from typing import Any
 from sim_rl_plugin.config.files import merge_layers, read_config
 from sim_rl_plugin.config.migrations import migrate
 from sim_rl_plugin.config.overrides import parse_overrides
-from sim_rl_plugin.config.schema import MODEL_SECTIONS, RunConfig, schema_defaults, unknown_setting
+from sim_rl_plugin.config.schema import (
+    MODEL_SECTIONS,
+    EvaluationSettings,
+    KeepCheckpoints,
+    RunConfig,
+    schema_defaults,
+    unknown_setting,
+)
 from sim_rl_plugin.config.signature import check_arguments, check_value, parameters_of, shorten, unknown_key
 from sim_rl_plugin.config.yaml_text import dump
 from sim_rl_plugin.errors import UserError, nearest
@@ -35,7 +42,18 @@ OBSERVATION_SETS = (*MODEL_SECTIONS, "rnd_state")
 CONSTRUCTION_KEYS = {"share_cnn_encoders": bool | None}
 
 # Top-level keys that every runner reads; the others are the business of train scripts.
-_RUNNERS_KEYS = ("num_steps_per_env", "save_interval", "obs_groups", "check_for_nan", "init_from")
+_RUNNERS_KEYS = (
+    "num_steps_per_env",
+    "save_interval",
+    "keep_checkpoints",
+    "evaluation",
+    "obs_groups",
+    "check_for_nan",
+    "init_from",
+)
+
+# Sections of the runner, and what holds their keys.
+_RUNNERS_SECTIONS = {"keep_checkpoints": KeepCheckpoints, "evaluation": EvaluationSettings}
 
 # Keys that simulators put beside rsl_rl's own, for their train scripts.
 _OTHERS_KEYS = (
@@ -201,6 +219,11 @@ def check_classes(settings: dict[str, Any]) -> None:
         UserError: With the key path of what is wrong.
     """
     resolve_class({"class_name": settings.get("class_name") or "OnPolicyRunner"}, path="runner")
+    for section, owner in _RUNNERS_SECTIONS.items():
+        check_arguments(owner, settings.get(section, {}), section)
+    every, interval = settings.get("keep_checkpoints", {}).get("every"), settings.get("save_interval", 50)
+    if every is not None and every % interval:
+        raise UserError(f"keep_checkpoints.every: expected a multiple of save_interval ({interval}), found {every}")
     algorithm, kwargs = resolve_class(settings["algorithm"], path="algorithm")
     also = CONSTRUCTION_KEYS if hasattr(algorithm, "construct_algorithm") else None
     check_arguments(algorithm, kwargs, "algorithm", provided=PROVIDED_TO_ALGORITHM, also=also)

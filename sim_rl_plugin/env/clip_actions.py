@@ -49,6 +49,11 @@ class ClipActions(VecEnv):
         return getattr(self.env, "restores_exactly", True)
 
     @property
+    def one_per_process(self) -> bool:  # type: ignore[override]
+        """Whether no other environment can be opened beside the inner one."""
+        return getattr(self.env, "one_per_process", False)
+
+    @property
     def observation_terms(self) -> Mapping[str, Sequence[Term]]:  # type: ignore[override]
         """The inner environment's, if it tells."""
         return getattr(self.env, "observation_terms", {})

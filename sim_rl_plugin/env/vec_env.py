@@ -47,6 +47,9 @@ class VecEnv(ABC):
     """Whether ``load_state_dict`` continues the episodes in progress bit for bit. Where a simulator can only
     restore what outlives an episode (counters, curricula), this is False, and episodes start afresh."""
 
+    one_per_process: bool = False
+    """Whether the simulator takes one environment at a time in a process, so that none can be opened beside it."""
+
     observation_terms: Mapping[str, Sequence[Term]] = {}
     """The named parts of each observation group, in order, where the simulator knows them. A policy that
     meets another layout is then told which term differs."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import signal
 import time
@@ -20,16 +19,21 @@ import sim_rl_plugin
 from sim_rl_plugin import distributed, plugins
 from sim_rl_plugin.algorithms import PPO
 from sim_rl_plugin.checkpoint import (
+    BEST_FILE,
     find_checkpoint,
     kept_random_state,
     load_checkpoint,
+    plain_settings,
     random_state,
     save_checkpoint,
     set_aside_later_checkpoints,
     set_random_state,
 )
 from sim_rl_plugin.checkpoint_contents import FORMAT, part_of
+from sim_rl_plugin.checkpoint_manifest import versions
+from sim_rl_plugin.checkpoint_retention import remove_outdated
 from sim_rl_plugin.config import check_train_cfg
+from sim_rl_plugin.config.schema import EvaluationSettings, KeepCheckpoints
 from sim_rl_plugin.env import VecEnv, as_vec_env
 from sim_rl_plugin.env.finite import FiniteWatch
 from sim_rl_plugin.errors import UserError
@@ -37,7 +41,8 @@ from sim_rl_plugin.export import write_onnx
 from sim_rl_plugin.layout import check_layout, describe_layout
 from sim_rl_plugin.logging.logger import Logger
 from sim_rl_plugin.models.exported_policy import is_exported_policy
-from sim_rl_plugin.registry import resolve_callable
+from sim_rl_plugin.registry import packages_of_simulator, resolve_callable
+from sim_rl_plugin.runners.evaluations import Evaluations
 from sim_rl_plugin.runners.stop_signal import StopSignal, leave
 
 
@@ -90,6 +95,11 @@ class OnPolicyRunner:
         """Iterations done since the start of training, in earlier processes too."""
         self.interrupted = False
         """Whether a signal ended the last ``learn`` early: Ctrl-C, SIGTERM or SIGUSR1."""
+        self.reached_return: float | None = None
+        """Mean return of the evaluation that ended the training, see ``evaluation.stop_at_return``."""
+        self._evaluations = Evaluations(EvaluationSettings(**self.cfg.get("evaluation", {})), self.cfg.get("seed") or 0)
+        self._keep_checkpoints = KeepCheckpoints(**self.cfg.get("keep_checkpoints", {}))
+        self._resumed_from: Path | None = None
         self._simulation_restored = False
         self._has_loaded = False
         self._writes_checkpoints = log_dir is not None and self.gpu_global_rank == 0
@@ -109,8 +119,8 @@ class OnPolicyRunner:
                 limit do not end all at once.
 
         Raises:
-            ValueError: The environment returned NaN or infinity, and the policy is the one before; or a
-                student has no teacher.
+            ValueError: The environment returned NaN or infinity, and the policy is the one before; a student has
+                no teacher; evaluations are asked for without ``evaluate_in``; or a file cannot be written.
             KeyboardInterrupt: After the checkpoint of a Ctrl-C.
             SystemExit: After that of SIGTERM (status 143) or SIGUSR1 (75).
         """
@@ -121,6 +131,7 @@ class OnPolicyRunner:
                 "the teacher has no parameters to imitate: set init_from to a run folder or checkpoint of the teacher, "
                 "or to a policy exported as TorchScript or ONNX, or call runner.load"
             )
+        self._evaluations.prepare(self.is_distributed, self.logger.log_dir if self._resumed_from else None)
         if init_at_random_ep_len and not self._simulation_restored:
             self._spread_episode_ends()
         obs = self._to_device(self.env.get_observations())
@@ -141,11 +152,15 @@ class OnPolicyRunner:
                 for iteration in range(first, end):
                     obs = self._iterate(obs, iteration, first, end)
                     is_stopped = self._is_stopped(stop)
-                    is_last = iteration == end - 1 or is_stopped
-                    if self._writes_checkpoints and (is_last or iteration % self.cfg["save_interval"] == 0):
-                        self._save_into_run_folder(iteration)
-                    if is_stopped:
-                        self.interrupted = True
+                    self.reached_return = self._evaluations.reached_return(iteration)
+                    # Where there is no room for a log, a checkpoint may still find some.
+                    is_over = is_stopped or self.reached_return is not None or self.logger.failure is not None
+                    if self._writes_checkpoints:
+                        self._save_into_run_folder(iteration, is_last=is_over or iteration == end - 1)
+                    if self.logger.failure is not None:
+                        raise self.logger.failure
+                    self.interrupted = is_stopped
+                    if is_over:
                         break
         except BaseException as error:
             hooks.fire("sim_rl_run_error", runner=self, error=error)
@@ -196,6 +211,7 @@ class OnPolicyRunner:
             self.alg.compute_returns(obs)
         losses = self.alg.update()
         learned_s = time.perf_counter()
+        action_std = _action_std(self.alg.get_policy())
         self.current_learning_iteration = iteration
         self.completed_iterations = iteration + 1
         metrics = self.logger.log(
@@ -206,8 +222,9 @@ class OnPolicyRunner:
             learn_time=learned_s - collected_s,
             loss_dict=losses,
             learning_rate=self.alg.learning_rate,
-            action_std=_action_std(self.alg.get_policy()),
+            action_std=action_std,
             rnd_weight=getattr(getattr(self.alg, "rnd", None), "weight", None),
+            more=self._evaluations.after(iteration, self.alg),
         )
         plugins.get_manager().fire("sim_rl_iteration_end", runner=self, iteration=iteration, metrics=metrics)
         return obs
@@ -242,6 +259,15 @@ class OnPolicyRunner:
         else:
             self.env.episode_length_buf = torch.randint_like(ages, high=int(self.env.max_episode_length))
 
+    def evaluate_in(self, env: VecEnv) -> None:
+        """Take the environments for the evaluations while training that ``evaluation`` in the training dict asks for.
+
+        Args:
+            env: Environments of the same task for these evaluations alone, just opened; they stay the caller's
+                to close. One per episode is fastest.
+        """
+        self._evaluations.take(env)
+
     # Checkpoints
 
     def save(self, path: str, infos: dict[str, Any] | None = None) -> None:
@@ -263,9 +289,12 @@ class OnPolicyRunner:
         contents["sim_rl"] = {
             "format": FORMAT,
             "version": sim_rl_plugin.__version__,
-            "config": _plain(self.cfg),
+            "config": plain_settings(self.cfg),
             "layout": self.layout,
             "completed_iterations": self.completed_iterations,
+            "versions": versions(packages_of_simulator(self.cfg.get("simulator"), self.env)),
+            "evaluation": self._evaluations.of(self.completed_iterations - 1),
+            "reached_return": self.reached_return,
             "logger": self.logger.state_dict(),
             "random": random_state(),
             "environment": env_state,
@@ -274,13 +303,20 @@ class OnPolicyRunner:
         save_checkpoint(path, contents)
         self.logger.save_model(path, self.current_learning_iteration)
 
-    def _save_into_run_folder(self, iteration: int) -> None:
+    def _save_into_run_folder(self, iteration: int, is_last: bool) -> None:
+        """Write the checkpoints that are due, the best and a numbered one; then remove what is outdated."""
         assert self.logger.log_dir is not None
-        path = os.path.join(self.logger.log_dir, f"model_{iteration}.pt")
-        self.save(path)
-        # A training that is resumed from here does not tell the hooks again.
-        with kept_random_state():
-            plugins.get_manager().fire("sim_rl_checkpoint_saved", runner=self, path=Path(path), iteration=iteration)
+        folder = Path(self.logger.log_dir)
+        names = [BEST_FILE] if self._keep_checkpoints.best and self._evaluations.is_best(iteration) else []
+        if is_last or iteration % self.cfg["save_interval"] == 0:
+            names.append(f"model_{iteration}.pt")
+        for path in (folder / name for name in names):
+            self.save(str(path))
+            # A training that is resumed from here does not tell the hooks again.
+            with kept_random_state():
+                plugins.get_manager().fire("sim_rl_checkpoint_saved", runner=self, path=path, iteration=iteration)
+        if names:
+            remove_outdated(folder, self._keep_checkpoints, self._resumed_from)
 
     def load(
         self,
@@ -288,6 +324,8 @@ class OnPolicyRunner:
         load_cfg: dict[str, bool] | None = None,
         strict: bool = True,
         map_location: str | None = None,
+        *,
+        trust: bool = False,
     ) -> dict[str, Any] | None:
         """Load models and optimizer from a checkpoint, ours or rsl_rl's.
 
@@ -296,6 +334,7 @@ class OnPolicyRunner:
             load_cfg: What to load, see ``PPO.load``; None loads everything.
             strict: Whether a model's parameter names must match exactly.
             map_location: Device of the loaded tensors; None takes the runner's.
+            trust: See ``load_checkpoint``.
 
         Returns:
             The ``infos`` that were saved with it.
@@ -303,7 +342,7 @@ class OnPolicyRunner:
         Raises:
             ValueError: The file is missing, damaged, or belongs to another robot.
         """
-        contents = load_checkpoint(path, map_location or self.device)
+        contents = load_checkpoint(path, map_location or self.device, trust=trust)
         self._load(contents, path, load_cfg, strict)
         return contents.get("infos")
 
@@ -318,22 +357,27 @@ class OnPolicyRunner:
             self.completed_iterations = contents["iter"] + 1
         return load_iteration
 
-    def resume(self, path: str) -> None:
+    def resume(self, path: str, *, trust: bool = False) -> None:
         """Continue the training that wrote a checkpoint as if it had never stopped.
 
         Beyond ``load`` this restores counters, random states, episodes in progress and the
         simulation. What the environment cannot restore starts afresh, with a warning.
 
+        Args:
+            path: The file.
+            trust: See ``load_checkpoint``.
+
         Raises:
             ValueError: The file is missing, damaged, or belongs to another robot.
         """
         # On the CPU: models copy to their device, and simulators expect plain host data.
-        contents = load_checkpoint(path, "cpu")
+        contents = load_checkpoint(path, "cpu", trust=trust)
         if self._load(contents, path, None, strict=True) is False:
             raise UserError(
                 f"{path} holds another algorithm's training, which {type(self.alg).__name__} cannot continue: "
                 "say init_from to start from its policy"
             )
+        self._resumed_from = Path(path)
         state = contents.get("sim_rl")
         if state is None:
             self.completed_iterations = self.current_learning_iteration + 1
@@ -453,16 +497,3 @@ def _explained(path: str, what: str = "does not fit the model of this config") -
 def _action_std(policy: Any) -> torch.Tensor | None:
     """Return the standard deviation of the last actions, or None for a policy without a distribution."""
     return None if getattr(policy, "distribution", True) is None else policy.output_std
-
-
-def _plain(value: Any) -> Any:
-    """Return a config as plain data: classes and functions by their ``module:name``, tuples as lists."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return copy.copy(value)
-    if callable(value) and hasattr(value, "__qualname__"):
-        return f"{value.__module__}:{value.__qualname__}"
-    return str(value)

@@ -52,7 +52,7 @@ def test_simulator_and_task_may_come_from_the_file(tmp_path: Path):
     file = tmp_path / "mine.yaml"
     file.write_text("simulator: gymnasium\ntask: Pendulum-v1\n")
     config = load_config(config_file=file)
-    assert (config.simulator, config.task, config.algorithm["gamma"]) == ("gymnasium", "Pendulum-v1", 0.95)
+    assert (config.simulator, config.task, config.algorithm["gamma"]) == ("gymnasium", "Pendulum-v1", 0.9)
     assert load_config(task="Ant").simulator == "mujoco"
     with pytest.raises(UserError, match="no task is given: say --task NAME"):
         load_config()
