@@ -21,10 +21,12 @@ from typing import Any, ClassVar
 import torch
 from tensordict import TensorDict
 
+from sim_rl_plugin.env._trees import unlike
 from sim_rl_plugin.env.check import check_env
 from sim_rl_plugin.env.problems import AREAS, Problem
 from sim_rl_plugin.env.terms import Term
 from sim_rl_plugin.env.vec_env import VecEnv
+from sim_rl_plugin.errors import UserError
 
 
 class PointEnv(VecEnv):
@@ -139,11 +141,8 @@ class PointEnv(VecEnv):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state of an environment with as many points and dimensions."""
-        if state["position"].shape != self.position.shape:
-            raise ValueError(
-                f"the state holds positions of shape {tuple(state['position'].shape)}, "
-                f"expected {tuple(self.position.shape)}"
-            )
+        if fault := unlike(state, self.state_dict(), "state"):
+            raise UserError(f"the state is one of other points: {fault}")
         self.position = state["position"].to(self.device, copy=True)
         self.episode_length_buf = state["episode_length_buf"].to(self.device, copy=True)
         self._episode_return = state["episode_return"].to(self.device, copy=True)

@@ -99,7 +99,7 @@ def train_to_the_end(
         remove_unfinished(folder)
         if saved is None:
             set_aside_logs(folder)
-        runner = build_runner(config, env, device, folder)
+        runner = build_runner(config, env, device, folder, saved)
         if evaluation_env is not None:
             _require_evaluations(runner).evaluate_in(evaluation_env)
         if saved is not None:

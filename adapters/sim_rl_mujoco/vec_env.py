@@ -14,6 +14,7 @@ from sim_rl_mujoco.driver import Driver, Outcome
 from sim_rl_mujoco.engine import Engine
 from sim_rl_mujoco.render import Camera, Film
 from sim_rl_plugin.env import VecEnv
+from sim_rl_plugin.env._trees import unlike
 from sim_rl_plugin.errors import UserError
 
 
@@ -192,6 +193,9 @@ class MujocoVecEnv(VecEnv):
         for key, own in (("task", self.name), ("num_envs", self.num_envs)):
             if state.get(key) != own:
                 raise UserError(f"the simulation state was saved with {key} {state.get(key)!r}, this one has {own!r}")
+        expected = {"episode_length": self._episode_length, "observations": self._observations}
+        if fault := unlike(state, expected, "simulation state"):
+            raise UserError(fault)
         self.engine.load_state_dict(state["engine"])
         self.driver.load_state_dict(state["driver"])
         self._episode_length = state["episode_length"].to(self.device, copy=True)

@@ -161,6 +161,8 @@ def with_overrides(
         options: As for ``load_config``.
     """
     known = {key: plain(value) for key, value in settings.items() if key in RunConfig.model_fields}
+    # Settings of a script, or of a version that had others.
+    _warn_of_near_misses([key for key in settings if key not in known])
     upper = {key: value for key, value in (options or {}).items() if value is not None}
     return with_layer(merge_layers(schema_defaults().to_dict(), known), merge_layers(upper, parse_overrides(overrides)))
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from sim_rl_plugin.errors import UserError
+
 
 class EpisodeStatistics:
     """Lengths and returns of the episodes that end during a rollout.
@@ -87,8 +89,12 @@ class EpisodeStatistics:
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Continue the episodes of ``state``, if it is of as many environments."""
         self._steps.clear()
-        if state["running"].shape[1] == self._running_rn.shape[1]:
-            self._running_rn = state["running"].to(self._running_rn.device, copy=True)
+        running_rn = state["running"]
+        if running_rn.ndim != 2 or len(running_rn) not in (2, 4) or not running_rn.is_floating_point():
+            raise UserError(f"logger.episodes: expected 2 or 4 rows of numbers, found shape {tuple(running_rn.shape)} "
+                            f"of {running_rn.dtype}")  # fmt: skip
+        if running_rn.shape[1] == self._running_rn.shape[1]:
+            self._running_rn = running_rn.to(self._running_rn.device, copy=True)
 
 
 class EnvironmentLog:

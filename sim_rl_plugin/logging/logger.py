@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from sim_rl_plugin.config.signature import check_value
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.logging.console import TrainingConsole
 from sim_rl_plugin.logging.episodes import EnvironmentLog, EpisodeStatistics
@@ -259,6 +260,8 @@ class Logger:
 
         ``same_episodes`` says that the simulation continues the episodes that were in progress.
         """
+        for key, kind in (("total_steps", int), ("total_time_s", float), ("recent", list[list[float]])):
+            check_value(kind, state.get(key), f"logger.{key}")
         self.tot_timesteps = state["total_steps"]
         self.tot_time = state["total_time_s"]
         for buffer, values in zip(self._recent(), state["recent"], strict=True):

@@ -29,6 +29,7 @@ from sim_rl_plugin.checkpoint import (
     set_aside_later_checkpoints,
     set_random_state,
 )
+from sim_rl_plugin.checkpoint_contents import FORMAT, part_of
 from sim_rl_plugin.checkpoint_manifest import versions
 from sim_rl_plugin.checkpoint_retention import remove_outdated
 from sim_rl_plugin.config import check_train_cfg
@@ -43,8 +44,6 @@ from sim_rl_plugin.registry import packages_of_simulator, resolve_callable
 from sim_rl_plugin.runners.evaluations import Evaluations
 from sim_rl_plugin.runners.quarantine import guard_of
 from sim_rl_plugin.runners.stop_signal import StopSignal, leave
-
-_CHECKPOINT_FORMAT = 1
 
 
 class OnPolicyRunner:
@@ -195,7 +194,7 @@ class OnPolicyRunner:
             raise UserError(f"init_from: {type(self.alg).__name__} cannot start from another training's models")
         checkpoints = [load_checkpoint(path, self.device) for path in paths]
         for contents in checkpoints:
-            check_layout(contents.get("sim_rl", {}).get("layout"), self.env)
+            check_layout(part_of(contents, "layout"), self.env)
         with _explained(", ".join(map(str, paths))):
             start_from(checkpoints)
 
@@ -286,7 +285,7 @@ class OnPolicyRunner:
         contents["infos"] = infos
         env_state = self.env.state_dict() if hasattr(self.env, "state_dict") else None
         contents["sim_rl"] = {
-            "format": _CHECKPOINT_FORMAT,
+            "format": FORMAT,
             "version": sim_rl_plugin.__version__,
             "config": plain_settings(self.cfg),
             "layout": self.layout,
@@ -348,7 +347,7 @@ class OnPolicyRunner:
 
     def _load(self, contents: dict[str, Any], path: str, load_cfg: dict[str, bool] | None, strict: bool) -> bool:
         """Load models and optimizer, and return whether the training's counter came with them."""
-        check_layout(contents.get("sim_rl", {}).get("layout"), self.env)
+        check_layout(part_of(contents, "layout"), self.env)
         with _explained(path):
             load_iteration = self.alg.load(contents, load_cfg, strict)
         self._has_loaded = True
@@ -384,6 +383,11 @@ class OnPolicyRunner:
             self.current_learning_iteration = self.completed_iterations
             warnings.warn(f"{path} was not written by sim-rl: the simulation starts afresh", stacklevel=2)
             return
+        with _explained(path, "cannot be resumed"):
+            self._restore(state, path)
+
+    def _restore(self, state: dict[str, Any], path: str) -> None:
+        """Restore everything beyond models and optimizer."""
         self.completed_iterations = state["completed_iterations"]
         self.current_learning_iteration = self.completed_iterations
         if self.is_distributed:
@@ -480,13 +484,15 @@ class OnPolicyRunner:
 
 
 @contextmanager
-def _explained(path: str) -> Iterator[None]:
-    """Turn torch's complaint about parameters that do not fit into one line."""
+def _explained(path: str, what: str = "does not fit the model of this config") -> Iterator[None]:
+    """Turn a complaint about contents that do not fit into one line."""
     try:
         yield
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"the checkpoint {path} does not fit the model of this config: {reason}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).removeprefix("RuntimeError: ")
+        raise UserError(f"the checkpoint {path} {what}: {reason}") from error
 
 
 def _action_std(policy: Any) -> torch.Tensor | None:
