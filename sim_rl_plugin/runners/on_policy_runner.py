@@ -159,7 +159,7 @@ class OnPolicyRunner:
                     is_over = is_stopped or self.reached_return is not None or failure is not None
                     if self._writes_checkpoints:
                         self._save_into_run_folder(iteration, is_last=is_over or iteration == end - 1)
-                    if failure is not None:
+                    if failure := failure or self.logger.failure:  # the log is brought to disk with the checkpoint
                         raise failure
                     self.interrupted = is_stopped
                     if is_over:
