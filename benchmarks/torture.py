@@ -32,6 +32,7 @@ import torch
 from circumstances import write_results
 
 from sim_rl_plugin.checkpoint import read_checkpoint
+from sim_rl_plugin.errors import UserError
 
 TIME_COLUMNS = ("Perf/total_fps", "Perf/collection_time", "Perf/learning_time", "Perf/total_time_s")
 SMALL = (
@@ -59,7 +60,8 @@ class Torture:
         seed: Of the training, and of the kills.
         settings: Further settings of the training.
         killed: How many kills hit what.
-        checked: How many checkpoint files were loaded after kills.
+        checked: How many checkpoint files were looked at after kills.
+        broken: What was wrong with those that failed to load.
     """
 
     root: Path
@@ -70,6 +72,7 @@ class Torture:
     settings: tuple[str, ...] = SMALL
     killed: Counter[str] = field(default_factory=Counter)
     checked: int = 0
+    broken: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
@@ -142,7 +145,10 @@ class Torture:
 
     def _load_all(self, folder: Path) -> None:
         for path in folder.glob("model_*.pt"):
-            read_checkpoint(path)
+            try:
+                read_checkpoint(path)
+            except UserError as error:
+                self.broken.append(str(error))
             self.checked += 1
 
     def differences(self) -> list[str]:
@@ -152,7 +158,7 @@ class Torture:
         found = [] if names[0] == names[1] else [f"checkpoints: {names[0]} and {names[1]}"]
         for name in set(names[0]) & set(names[1]):
             first, second = (read_checkpoint(folder / name) for folder in (straight, cut))
-            found += [f"{name}: {where}" for where in _differing(first, second)]
+            found += [f"{name}: {where}" for where in differing(first, second)]
         for what, read in (("learning curve", read_curve), ("tensorboard", read_points)):
             if read(straight) != read(cut):
                 found.append(what)
@@ -212,7 +218,7 @@ def read_points(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
 
 
-def _differing(first: Any, second: Any, where: str = "") -> list[str]:
+def differing(first: Any, second: Any, where: str = "") -> list[str]:
     """Return the places where two checkpoints differ in a bit; the time that was spent is not compared."""
     if where.endswith(".total_time_s"):
         return []
@@ -222,10 +228,10 @@ def _differing(first: Any, second: Any, where: str = "") -> list[str]:
         keys = dict.fromkeys([*first, *second])
         missing = object()
         return [
-            d for key in keys for d in _differing(first.get(key, missing), second.get(key, missing), f"{where}.{key}")
+            d for key in keys for d in differing(first.get(key, missing), second.get(key, missing), f"{where}.{key}")
         ]
     if isinstance(first, (list, tuple)) and len(first) == len(second):
-        return [d for i, pair in enumerate(zip(first, second, strict=True)) for d in _differing(*pair, f"{where}[{i}]")]
+        return [d for i, pair in enumerate(zip(first, second, strict=True)) for d in differing(*pair, f"{where}[{i}]")]
     if isinstance(first, torch.Tensor):
         same = first.dtype == second.dtype and first.shape == second.shape
         return [] if same and torch.equal(_bits(first), _bits(second)) else [where]
@@ -256,7 +262,7 @@ def main() -> None:
             "settings": list(torture.settings),
             "kills": dict(torture.killed),
             "checkpoints_loaded_after_kills": torture.checked,
-            "checkpoints_that_failed_to_load": 0,
+            "checkpoints_that_failed_to_load": len(torture.broken),
             "compared": {
                 "checkpoints": len(list((torture.root / "straight").glob("model_*.pt"))),
                 "rows_of_metrics": len(read_curve(torture.root / "straight")),
@@ -268,7 +274,7 @@ def main() -> None:
             "total_s": round(time.perf_counter() - start_s, 1),
         }
     print(json.dumps(results, indent=2))
-    if differences:
+    if differences or torture.broken:
         sys.exit("the runs differ")
     write_results("torture", results)
 

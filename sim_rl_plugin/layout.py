@@ -25,6 +25,7 @@ from typing import Any
 
 from tensordict import TensorDict
 
+from sim_rl_plugin.config.signature import check_value
 from sim_rl_plugin.env.terms import Term, action_terms, fault_in_terms, observation_terms
 from sim_rl_plugin.errors import UserError
 
@@ -52,6 +53,29 @@ def describe_layout(env: Any, obs: TensorDict | None = None) -> dict[str, Any]:
     if actions and not fault_in_terms(actions, env.num_actions):
         layout["actions"] = [term.to_dict() for term in actions]
     return layout
+
+
+def check_saved_layout(layout: Any, path: str) -> None:
+    """Raise unless something read from a file is a layout.
+
+    Args:
+        layout: What was read.
+        path: Its key path, for messages.
+
+    Raises:
+        UserError: With the key path of what is wrong.
+    """
+    check_value(dict[str, Any], layout, path)
+    for key in ("observations", "num_actions"):
+        if key not in layout:
+            raise UserError(f"{path}.{key} is missing")
+    check_value(int, layout["num_actions"], f"{path}.num_actions")
+    check_value(dict[str, dict[str, Any]], layout["observations"], f"{path}.observations")
+    for group, description in layout["observations"].items():
+        where = f"{path}.observations.{group}"
+        check_value(list[int], description.get("shape"), f"{where}.shape")
+        check_value(list[Term] | None, description.get("terms"), f"{where}.terms")
+    check_value(list[Term] | None, layout.get("actions"), f"{path}.actions")
 
 
 def check_layout(saved: Mapping[str, Any] | None, env: Any) -> None:
@@ -154,10 +178,10 @@ class _Comparison:
             text = f"{what}: element {number} is {new!r}, the policy was trained with {old!r}"
             is_permutation = sorted(then.elements) == sorted(now.elements)
             (self.problems if is_permutation else self.remarks).append(text)
-        for key, neutral in (("scale", 1.0), ("offset", 0.0)):
-            old_value, new_value = (getattr(term, key) for term in (then, now))
-            if not _equal(old_value, new_value, neutral):
-                texts = [_text(neutral if value is None else value) for value in (new_value, old_value)]
+        for key in ("scale", "offset"):
+            values = getattr(now, key), getattr(then, key)
+            if None not in values and not _equal(*values):
+                texts = [_text(value) for value in values]
                 self.remarks.append(f"{what} has the {key} {texts[0]}, the policy was trained with {texts[1]}")
 
 
@@ -178,14 +202,16 @@ def _sizes(terms: Sequence[Term]) -> str:
     return ", ".join(f"{term.name} {term.size}" for term in terms)
 
 
-def _equal(then: Any, now: Any, neutral: float) -> bool:
-    old, new = ((neutral if value is None else value) for value in (then, now))
-    old, new = ((value if isinstance(value, tuple) else (value,)) for value in (old, new))
+def _equal(then: float | tuple[float, ...], now: float | tuple[float, ...]) -> bool:
+    old, new = (value if isinstance(value, tuple) else (value,) for value in (then, now))
+    # One number for all elements, or one for each.
     count = max(len(old), len(new))
-    old, new = ((value * count if len(value) == 1 else value) for value in (old, new))
-    return len(old) == len(new) and all(
-        abs(a - b) <= _TOLERANCE * max(1.0, abs(a)) for a, b in zip(old, new, strict=True)
-    )
+    old, new = (value * count if len(value) == 1 else value for value in (old, new))
+    return len(old) == len(new) and all(map(_close, old, new))
+
+
+def _close(then: float, now: float) -> bool:
+    return abs(then - now) <= _TOLERANCE * max(1.0, abs(then))
 
 
 def _text(value: Any) -> str:

@@ -124,7 +124,7 @@ def test_actions_are_compared_by_term():
         ),
         (
             _joint_terms(scale=0.05),
-            _joint_terms(),
+            _joint_terms(scale=1.0),
             "term 'joint_pos' of group 'policy' has the scale 1, the policy was trained with 0.05",
         ),
         (
@@ -147,7 +147,8 @@ def test_what_may_be_meant_is_a_warning(then, now, expected):
 
 def test_a_scale_for_all_equals_the_same_for_each(recwarn):
     check_layout(describe_layout(_Robot(_joint_terms(scale=0.1))), _Robot(_joint_terms(scale=(0.1, 0.1, 0.1))))
-    check_layout(describe_layout(_Robot(_joint_terms(scale=1.0))), _Robot(_joint_terms()))
+    # What only one of them knows is not compared.
+    check_layout(describe_layout(_Robot(_joint_terms(scale=0.1))), _Robot(_joint_terms()))
     assert not recwarn.list
 
 

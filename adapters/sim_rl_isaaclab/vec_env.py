@@ -15,14 +15,15 @@ What Isaac Lab's environments do, and what is made of it here:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
 import torch
 from tensordict import TensorDict
 
-from sim_rl_plugin.env import VecEnv
+from sim_rl_plugin.env import Term, VecEnv
+from sim_rl_plugin.env.manager_terms import manager_action_terms, manager_observation_terms
 from sim_rl_plugin.errors import UserError
 
 _NEEDED = ("num_envs", "device", "cfg", "max_episode_length", "episode_length_buf", "step", "reset")
@@ -57,6 +58,7 @@ class IsaacLabVecEnv(VecEnv):
     """
 
     restores_exactly = False  # physics engines do not tell their whole state
+    one_per_process = True  # a simulation context is its process's only one
 
     def __init__(
         self,
@@ -105,6 +107,16 @@ class IsaacLabVecEnv(VecEnv):
     def episode_length_buf(self, value: torch.Tensor) -> None:
         # A copy, for Isaac Lab counts in place.
         self.unwrapped.episode_length_buf = value.to(device=self.device, dtype=torch.long, copy=True)
+
+    @property
+    def observation_terms(self) -> Mapping[str, Sequence[Term]]:  # type: ignore[override]
+        """Isaac Lab's observation terms; a ``DirectRLEnv`` has none."""
+        return manager_observation_terms(self.unwrapped, "/")
+
+    @property
+    def action_terms(self) -> Sequence[Term]:  # type: ignore[override]
+        """Isaac Lab's action terms, with the joints that they move; a ``DirectRLEnv`` has none."""
+        return manager_action_terms(self.unwrapped)
 
     def get_observations(self) -> TensorDict:
         """Return a copy of the last observations; nothing is computed anew."""

@@ -17,13 +17,15 @@ auto-reset does inside a step; the differences are made good here:
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from tensordict import TensorDict
 
 from sim_rl_mjlab.state import SimulationState
-from sim_rl_plugin.env import VecEnv
+from sim_rl_plugin.env import Term, VecEnv
+from sim_rl_plugin.env.manager_terms import manager_action_terms, manager_observation_terms
 from sim_rl_plugin.errors import UserError
 
 
@@ -94,6 +96,16 @@ class MjlabVecEnv(VecEnv):
         # mjlab counts in this very tensor.
         self._inner.episode_length_buf = value.to(device=self.device, dtype=torch.int64, copy=True)
 
+    @property
+    def observation_terms(self) -> Mapping[str, Sequence[Term]]:  # type: ignore[override]
+        """mjlab's observation terms."""
+        return manager_observation_terms(self._inner, ".")
+
+    @property
+    def action_terms(self) -> Sequence[Term]:  # type: ignore[override]
+        """mjlab's action terms, with the joints that they move."""
+        return manager_action_terms(self._inner)
+
     def get_observations(self) -> TensorDict:
         """See ``VecEnv``."""
         return self._copied(self._groups)
@@ -156,6 +168,14 @@ class MjlabVecEnv(VecEnv):
             key: torch.where(dones.view(-1, *[1] * (value.ndim - 1)), fresh[key], value) for key, value in final.items()
         }
         return merged, theirs["log"]
+
+    def reset_envs(self, env_ids: torch.Tensor) -> bool:
+        """See ``VecEnv``."""
+        if len(env_ids):
+            chosen = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+            chosen[env_ids] = True
+            self._groups, _ = self._reset(env_ids, chosen, self._groups, {})
+        return True
 
     def _copy_commands(self) -> dict[str, torch.Tensor]:
         manager = self._inner.command_manager

@@ -19,8 +19,8 @@ class Term:
         shape: Shape of one environment's part, history included: ``(12,)``, or ``(5, 12)`` of five steps.
         elements: What each number of one step is about, such as the joints' names; empty if unknown.
         scale: Of an observation, what the simulator multiplied the quantity by; of an action, what it will
-            multiply it by: one number, or one per element. None for 1.
-        offset: What is added after that: one number, or one per element. None for 0.
+            multiply it by: one number, or one per element; None if unknown.
+        offset: What is added after that: one number, or one per element; None if unknown.
         history: Number of control steps that it holds, the oldest first.
     """
 
@@ -45,8 +45,10 @@ class Term:
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Term:
         """Return the term of which ``to_dict`` made plain data."""
-        arguments: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in plain.items()}
-        return cls(**arguments)
+        known: dict[str, Any] = {}
+        for key in plain.keys() & _DEFAULTS.keys():
+            known[key] = tuple(plain[key]) if isinstance(plain[key], list) else plain[key]
+        return cls(**known)
 
 
 _DEFAULTS = {field.name: field.default for field in fields(Term)}
