@@ -58,6 +58,7 @@ class IsaacLabVecEnv(VecEnv):
     """
 
     restores_exactly = False  # physics engines do not tell their whole state
+    one_per_process = True  # a simulation context is its process's only one
 
     def __init__(
         self,
