@@ -48,7 +48,8 @@ ADAPTERS = """## What an adapter costs
 
 Written by `benchmarks/adapters.py`, whose docstring says what is counted: CPU time of one process for a step of all
 environments, in microseconds, in turn, medians; in brackets the ratio to the simulator's own wrapper for rsl_rl
-(Gymnasium has none: to what a script does by hand), taken inside each round. `make bench` measures Gymnasium; the others run where their simulator is installed:
+(Gymnasium has none: to what a script does by hand), taken inside each round. `make bench` measures Gymnasium; the
+others run where their simulator is installed:
 
 ```bash
 python benchmarks/adapters.py mjx

@@ -149,7 +149,7 @@ class GymnasiumVecEnv(VecEnv):
         mask[env_ids.cpu().numpy()] = True
         if mask.any():
             self._observation, _ = self._vector_env.reset(options={"reset_mask": mask})
-            self._episode_length = self._episode_length.masked_fill(self._own_flags(mask), 0)
+            self._ages = np.where(mask, 0, self._ages)
         return True
 
     def _own_flags(self, flags: np.ndarray) -> torch.Tensor:
