@@ -53,6 +53,7 @@ class PointEnv(VecEnv):
     """
 
     step_size = 0.1
+    state_is_cheap = True
 
     def __init__(
         self,
@@ -121,6 +122,13 @@ class PointEnv(VecEnv):
             log["return"] = self._episode_return[dones].mean()
             self._reset(dones)
         return self.get_observations(), rewards, dones, extras
+
+    def reset_envs(self, env_ids: torch.Tensor) -> bool:
+        """Put some points to new starts."""
+        chosen = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        chosen[env_ids] = True
+        self._reset(chosen)
+        return True
 
     def state_dict(self) -> dict[str, Any]:
         """Return positions, counters and the random state."""
@@ -252,6 +260,10 @@ class VecEnvContract:
     def test_log(self) -> None:
         """``log`` belongs to its step."""
         self._expect_none("log")
+
+    def test_reset_envs(self) -> None:
+        """``reset_envs`` begins new episodes in the environments it is given, and leaves the others alone."""
+        self._expect_none("reset_envs")
 
     def test_state(self) -> None:
         """``load_state_dict`` continues bit for bit, where there is a state."""

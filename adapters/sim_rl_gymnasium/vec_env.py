@@ -141,6 +141,17 @@ class GymnasiumVecEnv(VecEnv):
         self._episode_length = elapsed.masked_fill_(done_tensor, 0) if np.count_nonzero(dones) else elapsed
         return obs, to_tensor(rewards, torch.float32, self.device), done_tensor, extras
 
+    def reset_envs(self, env_ids: torch.Tensor) -> bool:
+        """See ``VecEnv``; false for a vector environment that resets all or none."""
+        if not self.counts_time:
+            return False
+        mask = np.zeros(self.num_envs, dtype=bool)
+        mask[env_ids.cpu().numpy()] = True
+        if mask.any():
+            self._observation, _ = self._vector_env.reset(options={"reset_mask": mask})
+            self._episode_length = self._episode_length.masked_fill(self._own_flags(mask), 0)
+        return True
+
     def _own_flags(self, flags: np.ndarray) -> torch.Tensor:
         """Return a mask as a tensor; not copied, since it was made here and is not written to again."""
         return torch.from_numpy(flags).to(self.device)

@@ -99,6 +99,8 @@ class MujocoVecEnv(VecEnv):
         self.observation_terms = driver.observation_terms_by_group()
         self.action_terms = driver.action_terms()
 
+    state_is_cheap = True
+
     @property
     def episode_length_buf(self) -> torch.Tensor:
         """See ``VecEnv``; int64."""
@@ -142,6 +144,18 @@ class MujocoVecEnv(VecEnv):
         # A copy, so that a caller who changes what it was given does not change ours.
         self._observations = {name: _copy(values) for name, values in observations.items()}
         return self._tensor_dict(observations), outcome.rewards, dones, extras
+
+    def reset_envs(self, env_ids: torch.Tensor) -> bool:
+        """See ``VecEnv``."""
+        rows = env_ids.cpu().numpy()
+        if len(rows):
+            self.driver.reset(rows)
+            self._observations = self.driver.observations_after_reset(self._observations, rows)
+            self._require_finite(self._observations)
+            ages = self._episode_length.clone()
+            ages[env_ids] = 0
+            self._episode_length = ages
+        return True
 
     def close(self) -> None:
         """Stop the threads and free simulations and renderer."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from sim_rl_plugin.config.files import merge_layers, read_config
 from sim_rl_plugin.config.migrations import migrate
+from sim_rl_plugin.config.nan_quarantine import QuarantineSettings
 from sim_rl_plugin.config.overrides import parse_overrides
 from sim_rl_plugin.config.schema import (
     MODEL_SECTIONS,
@@ -49,11 +50,16 @@ _RUNNERS_KEYS = (
     "evaluation",
     "obs_groups",
     "check_for_nan",
+    "nan_quarantine",
     "init_from",
 )
 
 # Sections of the runner, and what holds their keys.
-_RUNNERS_SECTIONS = {"keep_checkpoints": KeepCheckpoints, "evaluation": EvaluationSettings}
+_RUNNERS_SECTIONS = {
+    "keep_checkpoints": KeepCheckpoints,
+    "evaluation": EvaluationSettings,
+    "nan_quarantine": QuarantineSettings,
+}
 
 # Keys that simulators put beside rsl_rl's own, for their train scripts.
 _OTHERS_KEYS = (

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 
+from sim_rl_plugin.config.nan_quarantine import QuarantineSettings
 from sim_rl_plugin.config.signature import check_value, shorten, unknown_key
 from sim_rl_plugin.errors import UserError
 
@@ -160,7 +161,11 @@ class RunConfig(BaseModel):
     """Whether the progress of the training is shown on the terminal."""
 
     check_for_nan: bool = True
-    """Whether the training stops, with a message, when the environment returns NaN."""
+    """Whether NaN and infinity in rollouts and updates are looked for; `nan_quarantine` says what happens then."""
+
+    nan_quarantine: dict[str, Any] = Field(default_factory=lambda: dataclasses.asdict(QuarantineSettings()))
+    """What happens to them: `max_share`, `max_failures`, `max_dumps`, `max_dump_mb`, `keep_state`
+    (docs/reliability.md)."""
 
     torch_compile_mode: Literal["default", "max-autotune-no-cudagraphs"] | None = None
     """Mode of `torch.compile` for the models' forward passes; null compiles nothing."""

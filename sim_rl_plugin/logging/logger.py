@@ -126,6 +126,16 @@ class Logger:
             self._environment_log.add(log)
         self._episodes.add(rewards, dones, intrinsic_rewards, extras.get("skipped"))
 
+    def leave_out(self, envs: torch.Tensor, starting: torch.Tensor) -> None:
+        """Count nothing of this rollout in some environments, which then start anew.
+
+        Args:
+            envs: Bool ``(n,)``: which environments.
+            starting: Bool ``(n,)``: those whose first step ended a broken episode; the next one counts.
+        """
+        self._episodes.leave_out(envs, starting)
+        self._environment_log.leave_out_non_finite()
+
     def log(
         self,
         it: int,
