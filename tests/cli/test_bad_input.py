@@ -58,7 +58,6 @@ CASES = [
     (("pipeline", "show", "dir"), "dir: cannot be read: Is a directory"),
     (("pipeline", "run", "list.yaml"), "list.yaml:1: expected a mapping"),
     (("checkpoint", "show", "missing"), "missing"),
-    (("checkpoint", "verify", "missing"), "missing"),
     (("checkpoint", "convert", "file", "new.pt"), "file"),
     # Numbers
     (("train", *LAB, "--num-envs", "0"), "'--num-envs': 0 is not in the range x>=1"),
