@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,15 @@ def _check_ours(ours: Any) -> None:
 def part_of(contents: Mapping[str, Any], key: str) -> Any:
     """Return something that only our own checkpoints hold, or None."""
     return (contents.get("sim_rl") or {}).get(key)
+
+
+@contextmanager
+def explained(path: str, what: str = "does not fit the model of this config") -> Iterator[None]:
+    """Turn a complaint about contents that do not fit into one line."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).removeprefix("RuntimeError: ")
+        raise UserError(f"the checkpoint {path} {what}: {reason}") from error

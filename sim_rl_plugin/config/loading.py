@@ -19,6 +19,7 @@ from sim_rl_plugin.config.nan_quarantine import QuarantineSettings
 from sim_rl_plugin.config.overrides import parse_overrides
 from sim_rl_plugin.config.schema import (
     MODEL_SECTIONS,
+    SECTIONS,
     EvaluationSettings,
     KeepCheckpoints,
     RunConfig,
@@ -193,7 +194,14 @@ def model_sections(algorithm: Any) -> list[str]:
 def _task_layer(upper: dict[str, Any]) -> dict[str, Any]:
     about = {"adapter": upper["simulator"], "task": upper["task"], "settings": copy.deepcopy(upper)}
     answer = get_manager().first("sim_rl_default_config", **about) or {}
-    layer = plain(_migrated(answer))
+    where = f"the default settings of {upper['task']!r} on {upper['simulator']!r}"
+    try:
+        check_value(dict[str, Any], answer, "settings")
+        layer = plain(_migrated(answer))
+        for key in layer.keys() & {"env", "obs_groups", *SECTIONS}:
+            check_value(dict[str, Any] | None, layer[key], key)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
     # A simulator's own training settings carry keys for its own scripts: they are not ours to refuse.
     _warn_of_near_misses([key for key in layer if key not in RunConfig.model_fields])
     return {key: value for key, value in layer.items() if key in RunConfig.model_fields}

@@ -115,7 +115,7 @@ class RunConfig(BaseModel):
     device: str = Field(default="auto", min_length=1)
     """Device of learner and environments: `cpu`, `cuda:0`, or `auto`, which is CUDA where there is some."""
 
-    seed: int = Field(default=1, ge=0)
+    seed: int = Field(default=1, ge=0, lt=2**63)
     """Seed of torch, NumPy, Python and the environments."""
 
     env: dict[str, Any] = Field(default_factory=dict)

@@ -6,8 +6,6 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +27,13 @@ from sim_rl_plugin.checkpoint import (
     set_aside_later_checkpoints,
     set_random_state,
 )
-from sim_rl_plugin.checkpoint_contents import FORMAT, part_of
+from sim_rl_plugin.checkpoint_contents import FORMAT, explained, part_of
 from sim_rl_plugin.checkpoint_manifest import versions
 from sim_rl_plugin.checkpoint_retention import remove_outdated
 from sim_rl_plugin.config import check_train_cfg
 from sim_rl_plugin.config.schema import EvaluationSettings, KeepCheckpoints
 from sim_rl_plugin.env import VecEnv, as_vec_env
+from sim_rl_plugin.env.form import EnvironmentForm
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.export import write_onnx
 from sim_rl_plugin.layout import check_layout, describe_layout
@@ -74,7 +73,8 @@ class OnPolicyRunner:
         self.device = device
         self._configure_multi_gpu()
 
-        obs = env.get_observations().to(device)
+        self._form = EnvironmentForm(env)
+        obs = self._form.observed(env.get_observations()).to(device)
         algorithm_class = resolve_callable(self.cfg["algorithm"]["class_name"])
         self.alg = algorithm_class.construct_algorithm(obs, env, self.cfg, device)
         self.layout = describe_layout(env, obs)
@@ -195,7 +195,7 @@ class OnPolicyRunner:
         checkpoints = [load_checkpoint(path, self.device) for path in paths]
         for contents in checkpoints:
             check_layout(part_of(contents, "layout"), self.env)
-        with _explained(", ".join(map(str, paths))):
+        with explained(", ".join(map(str, paths))):
             start_from(checkpoints)
 
     def _is_exported_teacher(self, path: str) -> bool:
@@ -238,7 +238,7 @@ class OnPolicyRunner:
             begin_rollout()
         for step in range(self.cfg["num_steps_per_env"]):
             actions = self.alg.act(obs)
-            obs, rewards, dones, extras = self.env.step(actions.to(self.env.device))
+            obs, rewards, dones, extras = self._form.checked(self.env.step(actions.to(self.env.device)))
             obs, rewards, dones = self._to_device(obs), rewards.to(self.device), dones.to(self.device)
             seen = self._guard.add_step(step, obs, rewards, dones, extras)
             self.alg.process_env_step(seen, rewards, dones, extras)
@@ -348,7 +348,7 @@ class OnPolicyRunner:
     def _load(self, contents: dict[str, Any], path: str, load_cfg: dict[str, bool] | None, strict: bool) -> bool:
         """Load models and optimizer, and return whether the training's counter came with them."""
         check_layout(part_of(contents, "layout"), self.env)
-        with _explained(path):
+        with explained(path):
             load_iteration = self.alg.load(contents, load_cfg, strict)
         self._has_loaded = True
         if load_iteration:
@@ -383,7 +383,7 @@ class OnPolicyRunner:
             self.current_learning_iteration = self.completed_iterations
             warnings.warn(f"{path} was not written by sim-rl: the simulation starts afresh", stacklevel=2)
             return
-        with _explained(path, "cannot be resumed"):
+        with explained(path, "cannot be resumed"):
             self._restore(state, path)
 
     def _restore(self, state: dict[str, Any], path: str) -> None:
@@ -481,18 +481,6 @@ class OnPolicyRunner:
             torch.cuda.set_device(self.gpu_local_rank)
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
-
-
-@contextmanager
-def _explained(path: str, what: str = "does not fit the model of this config") -> Iterator[None]:
-    """Turn a complaint about contents that do not fit into one line."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split()).removeprefix("RuntimeError: ")
-        raise UserError(f"the checkpoint {path} {what}: {reason}") from error
 
 
 def _action_std(policy: Any) -> torch.Tensor | None:
