@@ -175,7 +175,7 @@ class Bomb:
 
 def write_bomb(path: Path, kind: str) -> None:
     """Write a file that makes the folder ``ran`` beside it if its pickle is run."""
-    contents = {"actor_state_dict": {}, "infos": Bomb(path.parent / "ran")}
+    contents = {"actor_state_dict": Bomb(path.parent / "ran")}
     with path.open("w+b") as file:
         if kind in ("zip", "sealed"):
             torch.save(contents, file)
