@@ -59,6 +59,8 @@ CASES = [
     (("pipeline", "run", "list.yaml"), "list.yaml:1: expected a mapping"),
     (("checkpoint", "show", "missing"), "missing"),
     (("checkpoint", "convert", "file", "new.pt"), "file"),
+    (("replay", "missing"), "missing"),
+    (("replay", "file"), "file"),
     # Numbers
     (("train", *LAB, "--num-envs", "0"), "'--num-envs': 0 is not in the range x>=1"),
     (("train", *LAB, "--num-envs", "many"), "'--num-envs': 'many' is not a valid integer"),
