@@ -192,7 +192,11 @@ class Quarantine(Guard):
 
     def load_state_dict(self, state: dict[str, Any], same_episodes: bool) -> None:
         """Continue from ``state_dict``; ``same_episodes`` as for ``PPO.load_training_state``."""
+        for key in ("failures", "events"):
+            check_value(int, state.get(key), f"quarantine.{key}")
         self._failures, self._events = state["failures"], state["events"]
+        if state["recovering"].dtype != torch.bool:
+            raise UserError(f"quarantine.recovering: expected flags, found {state['recovering'].dtype}")
         if same_episodes and state["recovering"].shape == self._recovering.shape:
             self._recovering = state["recovering"].to(self._device)
             self._any_recovering = bool(self._recovering.any())
