@@ -23,6 +23,7 @@ from sim_rl_plugin import distributed
 from sim_rl_plugin.algorithms.algorithm import Algorithm, DivergedUpdate
 from sim_rl_plugin.checkpoint import plain_settings
 from sim_rl_plugin.config.nan_quarantine import QuarantineSettings
+from sim_rl_plugin.config.signature import check_value
 from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.env.terms import observation_terms
 from sim_rl_plugin.errors import UserError

@@ -15,7 +15,9 @@ pytest.importorskip("mjlab")
 
 from mjlab.managers.curriculum_manager import CurriculumTermCfg
 from mjlab.managers.recorder_manager import RecorderTerm, RecorderTermCfg
+from mjlab.managers.termination_manager import TerminationTermCfg
 from mjlab.rl import RslRlVecEnvWrapper
+from mjlab.tasks.registry import load_env_cfg
 from mjlab_tasks import CARTPOLE, GO1, actions_for, make_env
 from sim_rl_mjlab.vec_env import MjlabVecEnv
 
@@ -254,6 +256,20 @@ def test_a_finite_horizon_has_no_time_outs() -> None:
 
     assert dones.tolist() == [True, False, False, False]
     assert "time_outs" not in extras
+
+
+@pytest.mark.parametrize("auto_reset", [False, True])
+def test_what_terminates_at_the_limit_is_no_time_out(auto_reset: bool) -> None:
+    fallen = torch.tensor([True, True, False, False])
+    terms = {**load_env_cfg(CARTPOLE).terminations, "fallen": TerminationTermCfg(func=lambda env: fallen)}
+    env = MjlabVecEnv(make_env(CARTPOLE, auto_reset=auto_reset, terminations=terms), reset=True)
+    end_episode_of(env, 1)
+    end_episode_of(env, 2)
+    _, _, dones, extras = env.step(torch.zeros(4, 1))
+
+    assert dones.tolist() == [True, True, True, False]
+    # Number 1 does both.
+    assert extras["time_outs"].tolist() == [False, False, True, False]
 
 
 def test_actions_are_clipped_as_mjlabs_wrapper_does() -> None:

@@ -357,6 +357,30 @@ def test_arrays_are_handed_over_without_a_copy() -> None:
     assert Bridge(torch.device("cpu")).jax_device == jax.devices("cpu")[0]
 
 
+def test_devices_are_paired_by_handing_a_tensor_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sim_rl_mjx import transfer
+
+    class SecondGpu:
+        """Where JAX finds what torch has on its first GPU: the two need not count alike."""
+
+    gpu, handed = SecondGpu(), []
+
+    def from_dlpack(tensor: torch.Tensor) -> Any:
+        handed.append(tensor.device.type)
+        return type("Array", (), {"devices": lambda self: {gpu}})()
+
+    monkeypatch.setattr(transfer.jax.dlpack, "from_dlpack", from_dlpack)
+    # A device that torch has on every machine, and that is not the CPU.
+    assert transfer._jax_device_of(torch.device("meta")) is gpu
+    assert handed == ["meta"]
+
+    def refuse(tensor: torch.Tensor) -> Any:
+        raise RuntimeError("no such platform")
+
+    monkeypatch.setattr(transfer.jax.dlpack, "from_dlpack", refuse)
+    assert transfer._jax_device_of(torch.device("meta")) == jax.devices("cpu")[0]
+
+
 def test_pictures_are_the_tasks_own_or_none(caplog: pytest.LogCaptureFixture) -> None:
     with open_line(2, render_width=8, render_height=4) as env:
         frame = env.render()
