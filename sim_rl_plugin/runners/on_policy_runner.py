@@ -350,10 +350,10 @@ class OnPolicyRunner:
         check_layout(part_of(contents, "layout"), self.env)
         with explained(path):
             load_iteration = self.alg.load(contents, load_cfg, strict)
+            if load_iteration:
+                self.current_learning_iteration = contents["iter"]
+                self.completed_iterations = contents["iter"] + 1
         self._has_loaded = True
-        if load_iteration:
-            self.current_learning_iteration = contents["iter"]
-            self.completed_iterations = contents["iter"] + 1
         return load_iteration
 
     def resume(self, path: str, *, trust: bool = False) -> None:
