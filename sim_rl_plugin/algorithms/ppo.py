@@ -16,6 +16,8 @@ from torch import nn
 from sim_rl_plugin import distributed
 from sim_rl_plugin.algorithms.algorithm import Algorithm, overrides
 from sim_rl_plugin.algorithms.construction import Construction
+from sim_rl_plugin.algorithms.fast.selection import choose
+from sim_rl_plugin.algorithms.fast.update import PerceptronUpdate
 from sim_rl_plugin.algorithms.losses import adapted_learning_rate, surrogate_loss, value_loss
 from sim_rl_plugin.algorithms.mini_batches import MiniBatch, MiniBatches, from_generator
 from sim_rl_plugin.algorithms.optimizer import (
@@ -158,6 +160,9 @@ class PPO(Algorithm):
         self.normalizer_update = normalizer_update
         self.reward_scale = reward_scale
 
+        self.fast = True
+        """Whether fast paths may stand in for the plain one; ``fast`` in the training dict."""
+        self._fast_update: PerceptronUpdate | None = None
         self._values_deferred = False
         self._time_outs: list[TimeOuts] = []
         self._skipped_n: dict[int, torch.Tensor] = {}
@@ -309,15 +314,26 @@ class PPO(Algorithm):
         names = ["value", "surrogate", "entropy"]
         names += ["rnd"] if self.rnd is not None else []
         names += ["symmetry"] if self.symmetry is not None else []
-        sums = torch.zeros(len(names), device=self.device)
+        means = self._fast_means() if choose(self).update else self._plain_means(len(names))
+        if self.normalizer_update == "after_update":
+            self._update_normalization(self.storage.observations.flatten(0, 1))
+        self.storage.clear()
+        return self._checked(names, means, {"actor": self._raw_actor, "critic": self._raw_critic})
+
+    def _plain_means(self, number: int) -> torch.Tensor:
+        """Take all optimizer steps; return the means of the ``number`` losses."""
+        sums = torch.zeros(number, device=self.device)
         num_updates = 0
         for batch in self._mini_batches():
             sums += self._update_once(batch)
             num_updates += 1
-        if self.normalizer_update == "after_update":
-            self._update_normalization(self.storage.observations.flatten(0, 1))
-        self.storage.clear()
-        return self._checked(names, sums / num_updates, {"actor": self._raw_actor, "critic": self._raw_critic})
+        return sums / num_updates
+
+    def _fast_means(self) -> torch.Tensor:
+        """Do what ``_plain_means`` does with passes written by hand."""
+        if self._fast_update is None or not self._fast_update.fits():
+            self._fast_update = PerceptronUpdate(self)
+        return self._fast_update.run(self._mini_batches())
 
     def _mini_batches(self) -> Iterator[MiniBatch]:
         """Yield the mini-batches of all epochs."""
@@ -582,6 +598,7 @@ class PPO(Algorithm):
         algorithm = parts.algorithm_class(
             actor, critic, storage, device=device, **parts.arguments, multi_gpu_cfg=cfg.get("multi_gpu")
         )
+        algorithm.fast = cfg.get("fast", True)
         if cfg.get("torch_compile_mode") is not None:
             algorithm.compile(cfg["torch_compile_mode"])
         return algorithm
