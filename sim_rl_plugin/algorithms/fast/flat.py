@@ -19,7 +19,7 @@ class FlatParameters:
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Move the parameters, all float32, into one buffer."""
-        self.parameters = list(parameters)
+        self.parameters = list(dict.fromkeys(parameters))
         self._places: list[slice] = []
         size = 0
         for parameter in self.parameters:
@@ -31,7 +31,7 @@ class FlatParameters:
 
     def adopt(self) -> None:
         """Take in parameters and gradients that somebody has replaced since."""
-        for parameter, data, grad in zip(self.parameters, self._views(self.data), self._views(self.grad), strict=True):
+        for parameter, data, grad in zip(self.parameters, self.views(self.data), self.views(self.grad), strict=True):
             if parameter.data_ptr() != data.data_ptr():
                 parameter.data = data.copy_(parameter.data)
             if parameter.grad is None or parameter.grad.data_ptr() != grad.data_ptr():
@@ -41,7 +41,7 @@ class FlatParameters:
         """Take in Adam's moments of these parameters; return their step count, or None if they do not share one."""
         steps = []
         for parameter, first, second in zip(
-            self.parameters, self._views(self.exp_avg), self._views(self.exp_avg_sq), strict=True
+            self.parameters, self.views(self.exp_avg), self.views(self.exp_avg_sq), strict=True
         ):
             state = optimizer.state[parameter]
             if not state:
@@ -65,7 +65,22 @@ class FlatParameters:
         coefficient = max_norm / (torch.linalg.vector_norm(self.grad) + 1e-6)
         self.grad.mul_(coefficient.clamp_(max=1.0))
 
-    def _views(self, buffer: torch.Tensor) -> list[torch.Tensor]:
+    def new_gradient(self) -> torch.Tensor:
+        """Return another buffer for gradients."""
+        return torch.zeros_like(self.grad)
+
+    def gather(self, parts: list[torch.Tensor]) -> None:
+        """Set the gradients to the sum of some buffers."""
+        self.grad.copy_(parts[0])
+        for part in parts[1:]:
+            self.grad.add_(part)
+
+    def views_as(self, dtype: torch.dtype) -> list[torch.Tensor]:
+        """Return the perceptron's parameters in a type: themselves, or copies of their present values."""
+        return self.views(self.data.to(dtype))
+
+    def views(self, buffer: torch.Tensor) -> list[torch.Tensor]:
+        """Return a buffer cut into the shapes of the parameters."""
         return [buffer[place].view_as(parameter) for place, parameter in zip(self._places, self.parameters, strict=True)]
 
 

@@ -10,55 +10,94 @@ Legend of shapes: ``r`` rows of a chunk.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from sim_rl_plugin.algorithms.fast import kernels
+
 _aten = torch.ops.aten
 
-_CHUNK_BYTES = 4 * 2**20
-"""Buffers of one chunk per thread: about what a core's caches hold."""
-_ROWS_STEP = 128
-_FEWEST_ROWS = 256
 
-Activation = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
-"""Takes a pre-activation, a buffer for the slope, and ones; overwrites the former by the activation."""
+class Rows:
+    """Buffers of one layer, cut to the rows of a chunk; ``arrays`` are the same ones for numba."""
 
+    def __init__(self, buffer: torch.Tensor, ones: torch.Tensor) -> None:
+        """Take views.
 
-def _elu(x: torch.Tensor, slope: torch.Tensor, ones: torch.Tensor) -> None:
-    # The derivative is exp(x) below zero, and the activation that minus one: one exponential gives both.
-    _aten.elu_backward.grad_input(ones, 1.0, 1.0, 1.0, False, x, grad_input=slope)
-    torch.maximum(x, slope - 1.0, out=x)
-
-
-def _relu(x: torch.Tensor, slope: torch.Tensor, ones: torch.Tensor) -> None:
-    x.clamp_(min=0.0)
-    torch.sign(x, out=slope)
+        Args:
+            buffer: ``(3, r, size)``.
+            ones: ``(r, size)``.
+        """
+        self.output, self.slope, self.gradient = buffer.unbind()
+        self.ones = ones
+        self.arrays = [as_array(part) for part in buffer.unbind()]
 
 
-def _tanh(x: torch.Tensor, slope: torch.Tensor, ones: torch.Tensor) -> None:
-    x.tanh_()
-    _aten.tanh_backward.grad_input(ones, x, grad_input=slope)
+class Activation(NamedTuple):
+    """An activation by hand.
+
+    Attributes:
+        forward: Overwrites ``output``, and ``slope`` by the derivative if the backward pass needs it.
+        backward: Multiplies ``gradient`` by the derivative, and adds its columns' sums to the bias's gradient.
+    """
+
+    forward: Callable[[Rows], None]
+    backward: Callable[[Rows, torch.Tensor], None]
 
 
-def _sigmoid(x: torch.Tensor, slope: torch.Tensor, ones: torch.Tensor) -> None:
-    x.sigmoid_()
-    _aten.sigmoid_backward.grad_input(ones, x, grad_input=slope)
+def as_array(tensor: torch.Tensor) -> Any:
+    """Return a tensor as numba takes it."""
+    return tensor.numpy() if tensor.dtype == torch.float32 else tensor.view(torch.uint16).numpy()
 
 
-def _silu(x: torch.Tensor, slope: torch.Tensor, ones: torch.Tensor) -> None:
-    _aten.silu_backward.grad_input(ones, x, grad_input=slope)
-    _aten.silu.out(x, out=x)
+def _elu(rows: Rows) -> None:
+    output, slope, _ = rows.arrays
+    if rows.output.dtype == torch.float32:
+        kernels.elu(output)
+    else:
+        kernels.elu_bfloat16(output, slope)
+
+
+def _elu_backward(rows: Rows, bias_gradient: torch.Tensor) -> None:
+    output, slope, gradient = rows.arrays
+    if rows.output.dtype == torch.float32:
+        kernels.elu_backward(gradient, output, bias_gradient.numpy())
+    else:
+        kernels.elu_backward_bfloat16(gradient, slope, bias_gradient.numpy())
+
+
+def _relu(rows: Rows) -> None:
+    torch.sign(rows.output.clamp_(min=0.0), out=rows.slope)
+
+
+def _tanh(rows: Rows) -> None:
+    rows.output.tanh_()
+    _aten.tanh_backward.grad_input(rows.ones, rows.output, grad_input=rows.slope)
+
+
+def _sigmoid(rows: Rows) -> None:
+    rows.output.sigmoid_()
+    _aten.sigmoid_backward.grad_input(rows.ones, rows.output, grad_input=rows.slope)
+
+
+def _silu(rows: Rows) -> None:
+    _aten.silu_backward.grad_input(rows.ones, rows.output, grad_input=rows.slope)
+    _aten.silu.out(rows.output, out=rows.output)
+
+
+def _times_slope(rows: Rows, bias_gradient: torch.Tensor) -> None:
+    rows.gradient.mul_(rows.slope)
+    bias_gradient.add_(rows.gradient.sum(0, dtype=torch.float32))
 
 
 _ACTIVATIONS: dict[type[nn.Module], Activation] = {
-    nn.ELU: _elu,
-    nn.ReLU: _relu,
-    nn.Tanh: _tanh,
-    nn.Sigmoid: _sigmoid,
-    nn.SiLU: _silu,
+    nn.ELU: Activation(_elu, _elu_backward),
+    nn.ReLU: Activation(_relu, _times_slope),
+    nn.Tanh: Activation(_tanh, _times_slope),
+    nn.Sigmoid: Activation(_sigmoid, _times_slope),
+    nn.SiLU: Activation(_silu, _times_slope),
 }
 
 
@@ -69,112 +108,70 @@ def find_activation(module: nn.Module) -> Activation | None:
     return _ACTIVATIONS.get(type(module))
 
 
-@dataclass
-class _Layer:
-    """One linear layer: its parameters, where its gradients add up, and what follows it."""
-
-    linear: nn.Linear
-    activation: Activation | None
-    weight: torch.Tensor
-    bias: torch.Tensor
-
-
-class _Rows(NamedTuple):
-    """Buffers of one layer, cut to the rows of a chunk."""
-
-    output: torch.Tensor
-    slope: torch.Tensor
-    ones: torch.Tensor
-    gradient: torch.Tensor
-
-
 class Perceptron:
-    """Passes of one perceptron, a chunk of rows at a time."""
+    """Passes of one perceptron on one thread, a chunk of rows at a time."""
 
-    def __init__(self, mlp: nn.Sequential, rows: int, dtype: torch.dtype) -> None:
+    def __init__(self, mlp: nn.Sequential, num_rows: int, dtype: torch.dtype = torch.float32) -> None:
         """Allocate the buffers.
 
         Args:
             mlp: Linear layers, all with a bias, and activations between them that ``find_activation`` knows.
-            rows: Most rows of a chunk.
+            num_rows: Most rows of a chunk.
             dtype: Type of the products: float32, or bfloat16 for mixed precision.
         """
         modules = list(mlp)
-        self.dtype = dtype
-        self._layers = [
-            _Layer(linear, find_activation(modules[index + 1]) if index + 1 < len(modules) else None, linear.weight, linear.bias)
-            for index, linear in enumerate(modules)
-            if isinstance(linear, nn.Linear)
-        ]  # fmt: skip
-        widths = [layer.linear.out_features for layer in self._layers]
+        self.num_rows, self.dtype = num_rows, dtype
+        self._activations = [find_activation(module) for module in modules[1::2]]
+        widths = [linear.out_features for linear in modules[0::2]]
         # A tensor made in inference mode could not be written to outside of it.
         with torch.inference_mode(False):
-            self._buffers = [torch.empty(3, rows, width, dtype=dtype) for width in widths]
-            self._ones = torch.ones(rows * max(widths), dtype=dtype)
-            self._bias_gradients = [torch.empty(width) for width in widths]
-            self._weight_gradients = [torch.empty(layer.linear.weight.shape, dtype=dtype) for layer in self._layers]
-            self._casts = [(torch.empty(layer.linear.weight.shape, dtype=dtype), torch.empty(width, dtype=dtype))
-                           for layer, width in zip(self._layers, widths, strict=True)]  # fmt: skip
-        self._cuts: dict[int, list[_Rows]] = {}
+            self._buffers = [torch.empty(3, num_rows, width, dtype=dtype) for width in widths]
+            self._ones = torch.ones(num_rows * max(widths), dtype=dtype)
+        self._cuts: dict[int, list[Rows]] = {}
+        self._parameters: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def refresh(self) -> None:
-        """Take over the current parameters; call it after they have changed."""
-        for layer, (weight, bias) in zip(self._layers, self._casts, strict=True):
-            if self.dtype == torch.float32:
-                layer.weight, layer.bias = layer.linear.weight.detach(), layer.linear.bias.detach()
-            else:
-                weight.copy_(layer.linear.weight.detach())
-                bias.copy_(layer.linear.bias.detach())
-                layer.weight, layer.bias = weight, bias
+    def take(self, parameters: list[torch.Tensor]) -> None:
+        """Use these weights and biases, in the order of the layers, of this perceptron's type; ignore what follows."""
+        number = len(self._buffers)
+        self._parameters = list(zip(parameters[0 : 2 * number : 2], parameters[1 : 2 * number : 2], strict=True))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the output ``(r, size)`` for ``inputs`` ``(r, size)``: a buffer, which the next call overwrites."""
-        for layer, rows in zip(self._layers, self._cut(inputs.shape[0]), strict=True):
-            torch.addmm(layer.bias, inputs, layer.weight.t(), out=rows.output)
-            if layer.activation is not None:
-                layer.activation(rows.output, rows.slope, rows.ones)
+        cut = self._cut(inputs.shape[0])
+        for index, ((weight, bias), rows) in enumerate(zip(self._parameters, cut, strict=True)):
+            torch.addmm(bias, inputs, weight.t(), out=rows.output)
+            if index < len(self._activations):
+                self._activations[index].forward(rows)
             inputs = rows.output
         return inputs
 
-    def backward(self, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
-        """Add this chunk's gradients to the parameters' ``grad``.
+    def backward(self, inputs: torch.Tensor, gradient: torch.Tensor, gradients: list[torch.Tensor]) -> None:
+        """Add this chunk's gradients.
 
         Args:
             inputs: What ``forward`` was last called with.
-            gradient: Gradient of the output ``(r, size)``, of this perceptron's type; not modified.
+            gradient: Gradient of the output ``(r, size)``, of this perceptron's type.
+            gradients: Of weights and biases, in the order of the layers, float32.
         """
         cut = self._cut(inputs.shape[0])
-        for index in range(len(self._layers) - 1, -1, -1):
-            layer = self._layers[index]
+        gradients[2 * len(cut) - 1].add_(gradient.sum(0, dtype=torch.float32))
+        for index in range(len(cut) - 1, -1, -1):
             below = inputs if index == 0 else cut[index - 1].output
-            self._add_gradients(index, gradient, below)
+            if self.dtype == torch.float32:
+                gradients[2 * index].addmm_(gradient.t(), below)
+            else:
+                gradients[2 * index].add_(gradient.t() @ below)
             if index > 0:
                 rows = cut[index - 1]
-                torch.mm(gradient, layer.weight, out=rows.gradient)
-                gradient = rows.gradient.mul_(rows.slope)
+                torch.mm(gradient, self._parameters[index][0], out=rows.gradient)
+                self._activations[index - 1].backward(rows, gradients[2 * index - 1])
+                gradient = rows.gradient
 
-    def _add_gradients(self, index: int, gradient: torch.Tensor, below: torch.Tensor) -> None:
-        linear = self._layers[index].linear
-        assert linear.weight.grad is not None and linear.bias.grad is not None
-        if self.dtype == torch.float32:
-            linear.weight.grad.addmm_(gradient.t(), below)
-        else:
-            linear.weight.grad.add_(torch.mm(gradient.t(), below, out=self._weight_gradients[index]))
-        linear.bias.grad.add_(torch.sum(gradient, 0, dtype=torch.float32, out=self._bias_gradients[index]))
-
-    def _cut(self, number: int) -> list[_Rows]:
+    def _cut(self, number: int) -> list[Rows]:
         """Return the buffers of every layer for a number of rows."""
         if number not in self._cuts:
             self._cuts[number] = [
-                _Rows(*buffer[:2, :number], self._ones[: number * buffer.shape[2]].view(number, -1), buffer[2, :number])
+                Rows(buffer[:, :number], self._ones[: number * buffer.shape[2]].view(number, -1))
                 for buffer in self._buffers
             ]
         return self._cuts[number]
-
-
-def chunk_rows(*models: nn.Module) -> int:
-    """Return how many rows go through these models at once."""
-    linears = [module for model in models for module in model.modules() if isinstance(module, nn.Linear)]
-    bytes_per_row = 4 * sum(linear.in_features + 2 * linear.out_features for linear in linears)
-    rows = _CHUNK_BYTES * torch.get_num_threads() // bytes_per_row
-    return max(_FEWEST_ROWS, rows // _ROWS_STEP * _ROWS_STEP)

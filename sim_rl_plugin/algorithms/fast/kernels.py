@@ -1,0 +1,172 @@
+"""What happens between the matrix products, in one pass over memory each, compiled by numba.
+
+Arrays are views of torch's tensors. bfloat16, which numba does not know, comes as ``uint16``, the upper half of a
+float32. Every function works in place, on one thread, and without Python's lock.
+
+Legend of shapes: ``r`` rows of a chunk, ``d`` units of a layer, ``a`` actions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+
+# Sums may be reordered, or loops would not use vector registers; NaN and infinity keep their meaning.
+_compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
+_inlined: Any = numba.njit(inline="always", fastmath={"reassoc", "contract", "nsz", "arcp"})
+
+_F = np.float32
+_ONE, _ZERO = np.float32(1.0), np.float32(0.0)
+# Cody-Waite: ln 2 in two parts, so that subtracting a multiple of it loses nothing; then Cephes' polynomial.
+_LOG2_E, _LN2_HIGH, _LN2_LOW = np.float32(1.44269504), np.float32(0.693359375), np.float32(-2.12194440e-4)
+_P0, _P1, _P2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
+_P3, _P4, _P5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
+_SMALLEST = np.float32(-87.0)
+_HALF = np.float32(0.5)
+
+
+@_inlined
+def _exp_below_zero(x: Any) -> Any:
+    """Return exp(min(x, 0)) to float32 rounding."""
+    x = min(max(x, _SMALLEST), _ZERO)
+    n = np.floor(x * _LOG2_E + _HALF)
+    f = x - n * _LN2_HIGH - n * _LN2_LOW
+    p = ((((_P0 * f + _P1) * f + _P2) * f + _P3) * f + _P4) * f + _P5
+    power = np.int32((np.int32(n) + np.int32(127)) << np.int32(23))
+    return (p * f * f + f + _ONE) * power.view(np.float32)
+
+
+@_inlined
+def _from_bfloat16(half: Any) -> Any:
+    return np.uint32(np.uint32(half) << np.uint32(16)).view(np.float32)
+
+
+@_inlined
+def _to_bfloat16(x: Any) -> Any:
+    """Round to the nearest, ties to even. A NaN stays one."""
+    bits = np.float32(x).view(np.uint32)
+    rounded = np.uint32((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+    return np.uint16(rounded if x == x else np.uint32(0x7FC0))
+
+
+@_compiled
+def elu(x_rd: Any) -> None:
+    """Overwrite ``x_rd`` by its ELU."""
+    x = x_rd.ravel()
+    for i in range(x.size):
+        below = _exp_below_zero(x[i]) - _ONE
+        # This way round, so that a NaN stays a NaN.
+        x[i] = below if x[i] <= _ZERO else x[i]
+
+
+@_compiled
+def elu_backward(gradient_rd: Any, output_rd: Any, bias_gradient_d: Any) -> None:
+    """Multiply by ELU's derivative, which is output + 1 below zero, and add the columns' sums."""
+    for r in range(gradient_rd.shape[0]):
+        for d in range(gradient_rd.shape[1]):
+            y = output_rd[r, d]
+            value = gradient_rd[r, d] * (y + _ONE if y <= _ZERO else _ONE)
+            gradient_rd[r, d] = value
+            bias_gradient_d[d] += value
+
+
+@_compiled
+def elu_bfloat16(x_rd: Any, slope_rd: Any) -> None:
+    """Overwrite ``x_rd`` by its ELU, and ``slope_rd`` by the derivative, which a rounded output would have lost."""
+    x, slope = x_rd.ravel(), slope_rd.ravel()
+    for i in range(x.size):
+        value = _from_bfloat16(x[i])
+        power = _exp_below_zero(value)
+        slope[i] = _to_bfloat16(power)
+        x[i] = _to_bfloat16(power - _ONE) if value <= _ZERO else x[i]
+
+
+@_compiled
+def elu_backward_bfloat16(gradient_rd: Any, slope_rd: Any, bias_gradient_d: Any) -> None:
+    """Multiply by the derivative, and add the columns' sums in float32."""
+    for r in range(gradient_rd.shape[0]):
+        for d in range(gradient_rd.shape[1]):
+            value = _from_bfloat16(gradient_rd[r, d]) * _from_bfloat16(slope_rd[r, d])
+            gradient_rd[r, d] = _to_bfloat16(value)
+            bias_gradient_d[d] += value
+
+
+@_compiled
+def policy_gradient(
+    mean_ra: Any, actions_ra: Any, old_mean_ra: Any, old_log_prob_r: Any, advantages_r: Any, std_a: Any, clip: float,
+    scale: float, gradient_ra: Any, std_gradient_a: Any, shift_a: Any,
+) -> float:  # fmt: skip
+    """Return the sum of the clipped surrogate losses, and leave their gradients.
+
+    Args:
+        mean_ra: Means of the policy.
+        actions_ra: What was done.
+        old_mean_ra: Means in the rollout.
+        old_log_prob_r: Log-densities in the rollout.
+        advantages_r: Advantages.
+        std_a: The policy's standard deviation.
+        clip: Largest change of the probability ratio.
+        scale: What every gradient is multiplied by.
+        gradient_ra: Overwritten by the gradient by the mean.
+        std_gradient_a: The gradient by the standard deviation is added.
+        shift_a: The squared differences of the means are added.
+    """
+    num_actions = mean_ra.shape[1]
+    inverse_a = _ONE / std_a
+    normaliser = 0.0
+    for a in range(num_actions):
+        normaliser += math.log(std_a[a]) + 0.5 * math.log(2.0 * math.pi)
+    low, high = 1.0 - clip, 1.0 + clip
+    total = 0.0
+    for r in range(mean_ra.shape[0]):
+        squares = _ZERO
+        for a in range(num_actions):
+            shift = old_mean_ra[r, a] - mean_ra[r, a]
+            shift_a[a] += shift * shift
+            noise = (actions_ra[r, a] - mean_ra[r, a]) * inverse_a[a]
+            gradient_ra[r, a] = noise
+            squares += noise * noise
+        ratio = math.exp(-0.5 * squares - normaliser - old_log_prob_r[r])
+        gain = advantages_r[r] * ratio
+        clipped = advantages_r[r] * min(max(ratio, low), high)
+        total -= min(gain, clipped) if gain == gain else gain
+        # By the log-density. Where the clipped term is the smaller one, it stands still.
+        by_log_prob = _F(0.0 if clipped < gain else -gain * scale)
+        for a in range(num_actions):
+            noise = gradient_ra[r, a]
+            gradient_ra[r, a] = by_log_prob * noise * inverse_a[a]
+            std_gradient_a[a] += by_log_prob * (noise * noise - _ONE) * inverse_a[a]
+    return total
+
+
+@_compiled
+def value_gradient(
+    values_r: Any, old_values_r: Any, returns_r: Any, clip: float, scale: float, gradient_r: Any
+) -> float:
+    """Return the sum of the value losses, and leave their gradient.
+
+    Args:
+        values_r: The critic's values.
+        old_values_r: Values in the rollout.
+        returns_r: Targets.
+        clip: Largest change of a value that counts; infinity for the plain loss.
+        scale: What every gradient is multiplied by.
+        gradient_r: Overwritten by the gradient.
+    """
+    clip, scale = _F(clip), _F(scale)
+    total = 0.0
+    for r in range(values_r.shape[0]):
+        error = values_r[r] - returns_r[r]
+        moved = values_r[r] - old_values_r[r]
+        clipped_error = old_values_r[r] + min(max(moved, -clip), clip) - returns_r[r]
+        by_value = error
+        loss = error * error
+        if clipped_error * clipped_error > loss:
+            loss = clipped_error * clipped_error
+            by_value = clipped_error if abs(moved) <= clip else _ZERO
+        total += loss
+        gradient_r[r] = _F(2.0) * scale * by_value
+    return total
