@@ -90,10 +90,12 @@ def _against_model(name: str, model: Any) -> Iterator[str]:
 
 
 def _against_rollout(algorithm: PPO) -> Iterator[str]:
-    if not algorithm._values_deferred:
+    if not algorithm.defers_values():
         yield "the critic is evaluated step by step"
     if _is_changed(algorithm) or _is_changed(algorithm.storage):
         yield "a method is overridden"
+    if any(buffer.dtype != torch.float32 for buffer in algorithm.storage._observation_buffers.values()):
+        yield "observations are not float32"
 
 
 _UPDATE = (

@@ -13,8 +13,10 @@ from functools import cache
 
 import torch
 
-_CHUNK_BYTES = 2 * 2**20
-"""Buffers of one chunk: about what a core's own caches hold."""
+_CHUNK_BYTES = 4 * 2**20
+"""Buffers of one chunk: smaller ones make products slower, larger ones everything between them."""
+_FEWEST_OPERATIONS = 10**7
+"""What makes another thread worth waking: about 0.1 ms of work."""
 
 
 def run_together(tasks: list[Callable[[], None]]) -> None:
@@ -45,8 +47,18 @@ def _pool(number: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(number, "sim-rl-learner", initializer=torch.set_num_threads, initargs=(1,))
 
 
-def shares(number: int, bytes_per_row: int, num_threads: int) -> list[list[slice]]:
-    """Return the chunks of rows that each thread goes through: equally many, equally large, small enough for a cache."""
+def shares(number: int, *, bytes_per_row: int, operations_per_row: int, num_threads: int) -> list[list[slice]]:
+    """Return the chunks of rows that each thread goes through.
+
+    Chunks are equally large and small enough for a cache; there are as many for each thread, if they are worth one.
+
+    Args:
+        number: Rows.
+        bytes_per_row: Buffers of one row that are in use at once.
+        operations_per_row: Floating-point operations.
+        num_threads: Most threads.
+    """
+    num_threads = max(1, min(num_threads, number * operations_per_row // _FEWEST_OPERATIONS))
     most = max(1, _CHUNK_BYTES // bytes_per_row)
     per_thread = -(-number // (most * num_threads))
     size = -(-number // (per_thread * num_threads))

@@ -70,6 +70,7 @@ class PerceptronUpdate:
         self._adam = FlatAdam(algorithm.optimizer, self._flats)
         self._dtype = torch.bfloat16 if algorithm.use_mixed_precision else torch.float32
         self._workers: list[_Worker] = []
+        self._any_mean = torch.zeros(1, self._distribution.output_dim)
 
     def fits(self) -> bool:
         """Return whether the algorithm still has the parts that the buffers were made for."""
@@ -109,10 +110,15 @@ class PerceptronUpdate:
             assert column is not None
             arrays.append(column[:, 0].numpy())
         number = samples.actions.shape[0]
-        widths = [sum(linear.out_features for linear in list(model.mlp)[0::2])
-                  for model in (self._algorithm._raw_actor, self._algorithm._raw_critic)]  # fmt: skip
-        cuts = shares(number, 2 * self._dtype.itemsize * max(widths), num_threads)
-        most = max(cut.stop - cut.start for cut in cuts[0])
+        linears = [linear for model in (self._algorithm._raw_actor, self._algorithm._raw_critic)
+                   for linear in list(model.mlp)[0::2]]  # fmt: skip
+        cuts = shares(
+            number,
+            bytes_per_row=2 * self._dtype.itemsize * max(linear.out_features for linear in linears),
+            operations_per_row=sum(6 * linear.weight.numel() for linear in linears),
+            num_threads=num_threads,
+        )
+        most = cuts[0][0].stop
         if len(self._workers) < len(cuts) or self._workers[0].num_rows < most:
             self._workers = [_Worker(self._algorithm, self._flats, most, self._dtype) for _ in cuts]
         double_ba = old_std_ba.double()
@@ -153,11 +159,13 @@ class PerceptronUpdate:
     def _std(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the standard deviation ``(a,)`` and its derivative by the parameter."""
         distribution = self._distribution
+        # Leaves the distribution as a pass would, for whoever asks for its deviation.
+        distribution.update(self._any_mean)
+        std_a = distribution.std[0]
         if distribution.std_type == "scalar":
             raw, (low, high) = distribution.std_param.detach(), distribution.std_range
-            return raw.clamp(low, high), ((raw >= low) & (raw <= high)).float()
+            return std_a, ((raw >= low) & (raw <= high)).float()
         raw, (low, high) = distribution.log_std_param.detach(), distribution.log_std_range
-        std_a = raw.clamp(low, high).exp()
         return std_a, std_a * ((raw >= low) & (raw <= high))
 
     def _add_std_gradient(self, by_std: np.ndarray, std_a: torch.Tensor, slope_a: torch.Tensor) -> None:
