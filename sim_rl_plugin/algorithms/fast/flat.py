@@ -10,6 +10,8 @@ from collections.abc import Iterable
 import torch
 from torch.optim.adam import adam
 
+from sim_rl_plugin.algorithms.fast import kernels
+
 _ALIGNMENT = 16
 """Numbers to which the start of each parameter is rounded up, so that it begins on a cache line."""
 
@@ -27,6 +29,7 @@ class FlatParameters:
             size += -(-parameter.numel() // _ALIGNMENT) * _ALIGNMENT
         # Buffers of their own: who saves one of them shall not save all four.
         self.data, self.grad, self.exp_avg, self.exp_avg_sq = (torch.zeros(size) for _ in range(4))
+        self._casts: dict[torch.dtype, torch.Tensor] = {}
         self.adopt()
 
     def adopt(self) -> None:
@@ -36,6 +39,7 @@ class FlatParameters:
                 parameter.data = data.copy_(parameter.data)
             if parameter.grad is None or parameter.grad.data_ptr() != grad.data_ptr():
                 parameter.grad = grad
+        self.refresh_casts()
 
     def adopt_moments(self, optimizer: torch.optim.Optimizer) -> torch.Tensor | None:
         """Take in Adam's moments of these parameters; return their step count, or None if they do not share one."""
@@ -61,23 +65,19 @@ class FlatParameters:
             optimizer.state[parameter]["step"].copy_(step)
 
     def clip_grad_norm_(self, max_norm: float) -> None:
-        """Scale the gradients down to a norm, as ``torch.nn.utils.clip_grad_norm_`` does."""
-        coefficient = max_norm / (torch.linalg.vector_norm(self.grad) + 1e-6)
-        self.grad.mul_(coefficient.clamp_(max=1.0))
+        """Scale the gradients down to a norm."""
+        kernels.clip_norm(self.grad.numpy(), float(max_norm))
 
-    def new_gradient(self) -> torch.Tensor:
-        """Return another buffer for gradients."""
-        return torch.zeros_like(self.grad)
+    def parameters_as(self, dtype: torch.dtype) -> list[torch.Tensor]:
+        """Return the parameters in a type: themselves, or copies that ``refresh_casts`` renews."""
+        if dtype != self.data.dtype:
+            self._casts.setdefault(dtype, self.data.to(dtype))
+        return self.views(self._casts.get(dtype, self.data))
 
-    def gather(self, parts: list[torch.Tensor]) -> None:
-        """Set the gradients to the sum of some buffers."""
-        self.grad.copy_(parts[0])
-        for part in parts[1:]:
-            self.grad.add_(part)
-
-    def views_as(self, dtype: torch.dtype) -> list[torch.Tensor]:
-        """Return the perceptron's parameters in a type: themselves, or copies of their present values."""
-        return self.views(self.data.to(dtype))
+    def refresh_casts(self) -> None:
+        """Renew the copies in other types; call it after the parameters have changed."""
+        for cast in self._casts.values():
+            cast.copy_(self.data)
 
     def views(self, buffer: torch.Tensor) -> list[torch.Tensor]:
         """Return a buffer cut into the shapes of the parameters."""

@@ -144,23 +144,23 @@ def policy_gradient(
 
 @_compiled
 def value_gradient(
-    values_r: Any, old_values_r: Any, returns_r: Any, clip: float, scale: float, gradient_r: Any
+    values_r1: Any, old_values_r: Any, returns_r: Any, clip: float, scale: float, gradient_r1: Any
 ) -> float:
     """Return the sum of the value losses, and leave their gradient.
 
     Args:
-        values_r: The critic's values.
+        values_r1: The critic's values, ``(r, 1)``.
         old_values_r: Values in the rollout.
         returns_r: Targets.
         clip: Largest change of a value that counts; infinity for the plain loss.
         scale: What every gradient is multiplied by.
-        gradient_r: Overwritten by the gradient.
+        gradient_r1: Overwritten by the gradient.
     """
     clip, scale = _F(clip), _F(scale)
     total = 0.0
-    for r in range(values_r.shape[0]):
-        error = values_r[r] - returns_r[r]
-        moved = values_r[r] - old_values_r[r]
+    for r in range(values_r1.shape[0]):
+        error = values_r1[r, 0] - returns_r[r]
+        moved = values_r1[r, 0] - old_values_r[r]
         clipped_error = old_values_r[r] + min(max(moved, -clip), clip) - returns_r[r]
         by_value = error
         loss = error * error
@@ -168,5 +168,26 @@ def value_gradient(
             loss = clipped_error * clipped_error
             by_value = clipped_error if abs(moved) <= clip else _ZERO
         total += loss
-        gradient_r[r] = _F(2.0) * scale * by_value
+        gradient_r1[r, 0] = _F(2.0) * scale * by_value
     return total
+
+
+@_compiled
+def add_column_sums(x_rd: Any, sums_d: Any) -> None:
+    """Add the sums of the columns."""
+    for r in range(x_rd.shape[0]):
+        for d in range(x_rd.shape[1]):
+            sums_d[d] += x_rd[r, d]
+
+
+@_compiled
+def clip_norm(gradient: Any, max_norm: float) -> None:
+    """Scale a gradient down to a norm, as ``torch.nn.utils.clip_grad_norm_`` does."""
+    squares = 0.0
+    for i in range(gradient.size):
+        squares += gradient[i] * gradient[i]
+    coefficient = max_norm / (math.sqrt(squares) + 1e-6)
+    # A norm that is NaN makes every number NaN, which the check at the end of the update finds.
+    if not coefficient >= 1.0:
+        for i in range(gradient.size):
+            gradient[i] *= _F(coefficient)

@@ -32,6 +32,7 @@ class Rows:
         """
         self.output, self.slope, self.gradient = buffer.unbind()
         self.ones = ones
+        self.transposed_gradient = self.gradient.t()
         self.arrays = [as_array(part) for part in buffer.unbind()]
 
 
@@ -128,44 +129,54 @@ class Perceptron:
             self._buffers = [torch.empty(3, num_rows, width, dtype=dtype) for width in widths]
             self._ones = torch.ones(num_rows * max(widths), dtype=dtype)
         self._cuts: dict[int, list[Rows]] = {}
-        self._parameters: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._weights: list[torch.Tensor] = []
+        self._layers: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def take(self, parameters: list[torch.Tensor]) -> None:
         """Use these weights and biases, in the order of the layers, of this perceptron's type; ignore what follows."""
-        number = len(self._buffers)
-        self._parameters = list(zip(parameters[0 : 2 * number : 2], parameters[1 : 2 * number : 2], strict=True))
+        number = 2 * len(self._buffers)
+        self._weights = parameters[0:number:2]
+        self._layers = [
+            (weight.t(), bias) for weight, bias in zip(self._weights, parameters[1:number:2], strict=True)
+        ]
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the output ``(r, size)`` for ``inputs`` ``(r, size)``: a buffer, which the next call overwrites."""
         cut = self._cut(inputs.shape[0])
-        for index, ((weight, bias), rows) in enumerate(zip(self._parameters, cut, strict=True)):
-            torch.addmm(bias, inputs, weight.t(), out=rows.output)
+        for index, ((weight, bias), rows) in enumerate(zip(self._layers, cut, strict=True)):
+            torch.addmm(bias, inputs, weight, out=rows.output)
             if index < len(self._activations):
                 self._activations[index].forward(rows)
             inputs = rows.output
         return inputs
 
-    def backward(self, inputs: torch.Tensor, gradient: torch.Tensor, gradients: list[torch.Tensor]) -> None:
-        """Add this chunk's gradients.
+    @property
+    def num_layers(self) -> int:
+        """Linear layers."""
+        return len(self._buffers)
+
+    def last_rows(self, number: int) -> Rows:
+        """Return the buffers of the last layer, in whose ``gradient`` ``backward`` begins."""
+        return self._cut(number)[-1]
+
+    def backward(self, inputs: torch.Tensor, gradients: list[torch.Tensor]) -> None:
+        """Add this chunk's gradients of weights and biases, except for that of the last bias.
 
         Args:
             inputs: What ``forward`` was last called with.
-            gradient: Gradient of the output ``(r, size)``, of this perceptron's type.
             gradients: Of weights and biases, in the order of the layers, float32.
         """
         cut = self._cut(inputs.shape[0])
-        gradients[2 * len(cut) - 1].add_(gradient.sum(0, dtype=torch.float32))
         for index in range(len(cut) - 1, -1, -1):
+            rows = cut[index]
             below = inputs if index == 0 else cut[index - 1].output
             if self.dtype == torch.float32:
-                gradients[2 * index].addmm_(gradient.t(), below)
+                gradients[2 * index].addmm_(rows.transposed_gradient, below)
             else:
-                gradients[2 * index].add_(gradient.t() @ below)
+                gradients[2 * index].add_(rows.transposed_gradient @ below)
             if index > 0:
-                rows = cut[index - 1]
-                torch.mm(gradient, self._parameters[index][0], out=rows.gradient)
-                self._activations[index - 1].backward(rows, gradients[2 * index - 1])
-                gradient = rows.gradient
+                torch.mm(rows.gradient, self._weights[index], out=cut[index - 1].gradient)
+                self._activations[index - 1].backward(cut[index - 1], gradients[2 * index - 1])
 
     def _cut(self, number: int) -> list[Rows]:
         """Return the buffers of every layer for a number of rows."""

@@ -33,11 +33,17 @@ class PerceptronRollout:
         """Return whether the algorithm still has the models that the buffers were made for."""
         return (self._actor.model, self._critic.model) == (self._algorithm._raw_actor, self._algorithm._raw_critic)
 
+    def begin(self) -> PerceptronRollout:
+        """Take over the present parameters and statistics."""
+        self._actor.begin()
+        self._critic.begin()
+        return self
+
     def act(self, obs: TensorDict) -> torch.Tensor:
         """Do what ``PPO.act`` does, but for the log-density of the actions, which ``finish`` computes."""
         algorithm = self._algorithm
         distribution: Any = algorithm._raw_actor.distribution
-        mean_na = torch.empty(algorithm.storage.num_envs, distribution.output_dim)
+        mean_na = torch.empty(len(obs), distribution.output_dim)
         self._actor.run([obs[group] for group in self._actor.model.obs_groups], mean_na)
         distribution.update(mean_na)
         transition = algorithm.transition
@@ -62,21 +68,27 @@ class _Passes:
 
     def __init__(self, model: MLPModel) -> None:
         self.model = model
+        linears = list(model.mlp)[0::2]
+        self._bytes_per_row = 8 * max(linear.out_features for linear in linears)
+        self._operations_per_row = sum(2 * linear.weight.numel() for linear in linears)
         self._readers: list[_Reader] = []
+
+    def begin(self) -> None:
+        for reader in self._readers:
+            reader.begin()
 
     def run(self, groups: list[torch.Tensor], outputs: torch.Tensor) -> None:
         """Write the outputs ``(number, size)`` for observation groups ``(number, size)``."""
-        linears = list(self.model.mlp)[0::2]
-        with torch.no_grad(), one_thread_per_operation() as num_threads:
+        with one_thread_per_operation() as num_threads:
             cuts = shares(
                 outputs.shape[0],
-                bytes_per_row=8 * max(linear.out_features for linear in linears),
-                operations_per_row=sum(2 * linear.weight.numel() for linear in linears),
+                bytes_per_row=self._bytes_per_row,
+                operations_per_row=self._operations_per_row,
                 num_threads=num_threads,
             )
             most = cuts[0][0].stop
             if len(self._readers) < len(cuts) or self._readers[0].num_rows < most:
-                self._readers = [_Reader(self.model, most) for _ in range(num_threads)]
+                self._readers = [_Reader(self.model, most) for _ in cuts]
             run_together(
                 [
                     functools.partial(reader.run, share, groups, outputs)
@@ -94,11 +106,17 @@ class _Reader:
         self._perceptron = Perceptron(model.mlp, num_rows)
         with torch.inference_mode(False):
             self._inputs = torch.empty(num_rows, model.obs_dim)
+        self.begin()
+
+    def begin(self) -> None:
+        self._perceptron.take([parameter.detach() for parameter in self._model.mlp.parameters()])
+        normalizer = self._model.obs_normalizer
+        self._moments = None
+        if isinstance(normalizer, EmpiricalNormalization):
+            self._moments = (normalizer._mean, normalizer._std + normalizer.eps)
 
     def run(self, chunks: list[slice], groups: list[torch.Tensor], outputs: torch.Tensor) -> None:
-        # Modes of torch belong to a thread.
-        with torch.inference_mode():
-            self._perceptron.take([parameter.detach() for parameter in self._model.mlp.parameters()])
+        with torch.inference_mode():  # modes of torch belong to a thread
             for rows in chunks:
                 outputs[rows].copy_(self._perceptron.forward(self._prepared([group[rows] for group in groups])))
 
@@ -106,7 +124,7 @@ class _Reader:
         """Do what ``MLPModel.prepare`` does, into a buffer that is kept."""
         inputs = self._inputs[: len(groups[0])]
         raw = groups[0] if len(groups) == 1 else torch.cat(groups, dim=-1, out=inputs)
-        normalizer = self._model.obs_normalizer
-        if not isinstance(normalizer, EmpiricalNormalization):
+        if self._moments is None:
             return raw
-        return torch.sub(raw, normalizer._mean, out=inputs).div_(normalizer._std + normalizer.eps)
+        mean, scale = self._moments
+        return torch.sub(raw, mean, out=inputs).div_(scale)

@@ -21,7 +21,7 @@ from sim_rl_plugin.algorithms.fast import kernels
 from sim_rl_plugin.algorithms.fast.flat import FlatAdam, FlatParameters
 from sim_rl_plugin.algorithms.fast.perceptron import Perceptron
 from sim_rl_plugin.algorithms.fast.threads import one_thread_per_operation, run_together, shares
-from sim_rl_plugin.algorithms.losses import adapted_learning_rate
+from sim_rl_plugin.algorithms.losses import adapted_rate
 from sim_rl_plugin.algorithms.mini_batches import MiniBatch
 from sim_rl_plugin.algorithms.optimizer import publish_learning_rate
 from sim_rl_plugin.modules.distribution import HALF_LOG_TWO_PI, GaussianDistribution
@@ -48,8 +48,8 @@ class _Prepared(NamedTuple):
 
     number: int
     shares: list[list[_Chunk]]
-    old_variance_a: torch.Tensor
-    old_log_std: torch.Tensor
+    old_variance_a: np.ndarray
+    old_log_std: float
 
 
 class PerceptronUpdate:
@@ -86,8 +86,7 @@ class PerceptronUpdate:
         for flat in self._flats:
             flat.adopt()
         steps_flat = self._adam.begin()
-        sums = torch.zeros(3)
-        number = 0
+        sums, number = np.zeros(3), 0
         prepared: dict[int, _Prepared] = {}
         with torch.no_grad(), one_thread_per_operation() as num_threads:
             for batch in batches:
@@ -98,7 +97,7 @@ class PerceptronUpdate:
                 number += 1
         if steps_flat:
             self._adam.end()
-        return sums / number
+        return torch.from_numpy(sums / number).float()
 
     def _prepare(self, batch: MiniBatch, num_threads: int) -> _Prepared:
         samples = batch.samples
@@ -120,31 +119,35 @@ class PerceptronUpdate:
         )
         most = cuts[0][0].stop
         if len(self._workers) < len(cuts) or self._workers[0].num_rows < most:
-            self._workers = [_Worker(self._algorithm, self._flats, most, self._dtype) for _ in cuts]
-        double_ba = old_std_ba.double()
+            self._workers = [_Worker(self._algorithm, self._flats, most, self._dtype, index > 0) for index in range(len(cuts))]
+        double_ba = old_std_ba.double().numpy()
         return _Prepared(
             number,
             [[_Chunk(*(value[rows] for value in (*inputs, *arrays))) for rows in share] for share in cuts],
-            double_ba.square().sum(0),
-            double_ba.log().sum(),
+            np.square(double_ba).sum(0),
+            float(np.log(double_ba).sum()),
         )
 
-    def _step(self, batch: _Prepared, steps_flat: bool) -> torch.Tensor:
+    def _step(self, batch: _Prepared, steps_flat: bool) -> np.ndarray:
+        """Take one step of the optimizer; return the losses."""
         algorithm = self._algorithm
         std_a, std_slope_a = self._std()
-        parameters = [flat.views_as(self._dtype) for flat in self._flats]
         workers = self._workers[: len(batch.shares)]
-        tasks = [
-            functools.partial(worker.visit, share, parameters, std_a.numpy(), batch.number)
-            for worker, share in zip(workers, batch.shares, strict=True)
-        ]
-        run_together(tasks)
-        for flat, *parts in zip(self._flats, *(worker.gradients for worker in workers), strict=True):
-            flat.gather(parts)
+        run_together(
+            [
+                functools.partial(worker.visit, share, std_a, batch.number)
+                for worker, share in zip(workers, batch.shares, strict=True)
+            ]
+        )
+        for other in workers[1:]:
+            workers[0].add(other)
+        sums = workers[0]
         if algorithm.schedule == "adaptive" and algorithm.desired_kl is not None:
-            shift_a = sum(worker.shift_a for worker in workers)
-            self._adapt_learning_rate(batch, torch.from_numpy(shift_a), std_a.double(), algorithm.desired_kl)
-        self._add_std_gradient(sum(worker.std_gradient_a for worker in workers), std_a, std_slope_a)
+            self._adapt_learning_rate(batch, sums.shift_a, std_a, algorithm.desired_kl)
+        if self._std_parameter.requires_grad:
+            # Of the surrogate and of the entropy bonus.
+            by_std_a = (sums.std_gradient_a - algorithm.entropy_coef / std_a) * std_slope_a
+            self._std_parameter.grad.numpy()[:] = by_std_a
         if algorithm.is_multi_gpu:
             algorithm.reduce_parameters()
         for flat in self._flats:
@@ -153,31 +156,31 @@ class PerceptronUpdate:
             self._adam.step()
         else:
             algorithm.optimizer.step()
-        losses = sum(worker.losses for worker in workers) / batch.number
-        return torch.tensor([*losses, (0.5 + HALF_LOG_TWO_PI + std_a.log()).sum()])
+        for flat in self._flats:
+            flat.refresh_casts()
+        return np.array([*(sums.losses / batch.number), np.sum(0.5 + HALF_LOG_TWO_PI + np.log(std_a))])
 
-    def _std(self) -> tuple[torch.Tensor, torch.Tensor]:
+    @property
+    def _std_parameter(self) -> Any:
+        distribution = self._distribution
+        return distribution.std_param if distribution.std_type == "scalar" else distribution.log_std_param
+
+    def _std(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the standard deviation ``(a,)`` and its derivative by the parameter."""
         distribution = self._distribution
-        # Leaves the distribution as a pass would, for whoever asks for its deviation.
-        distribution.update(self._any_mean)
-        std_a = distribution.std[0]
-        if distribution.std_type == "scalar":
-            raw, (low, high) = distribution.std_param.detach(), distribution.std_range
-            return std_a, ((raw >= low) & (raw <= high)).float()
-        raw, (low, high) = distribution.log_std_param.detach(), distribution.log_std_range
-        return std_a, std_a * ((raw >= low) & (raw <= high))
-
-    def _add_std_gradient(self, by_std: np.ndarray, std_a: torch.Tensor, slope_a: torch.Tensor) -> None:
-        """Add the gradients of surrogate and entropy by the parameter of the standard deviation."""
-        distribution = self._distribution
-        parameter = distribution.std_param if distribution.std_type == "scalar" else distribution.log_std_param
-        if parameter.grad is not None:
-            by_std_a = torch.from_numpy(by_std) - self._algorithm.entropy_coef / std_a
-            parameter.grad.add_(by_std_a.mul_(slope_a))
+        raw_a = self._std_parameter.detach().numpy()
+        low, high = distribution.std_range if distribution.std_type == "scalar" else distribution.log_std_range
+        std_a = raw_a.clip(np.float32(low), np.float32(high))
+        inside_a = (std_a == raw_a).astype(np.float32)
+        if distribution.std_type == "log":
+            std_a = np.exp(std_a)
+            inside_a *= std_a
+        # As a pass would leave it, for whoever asks for the deviation.
+        distribution._mean_ba, distribution._std_ba = self._any_mean, torch.from_numpy(std_a)
+        return std_a, inside_a
 
     def _adapt_learning_rate(
-        self, batch: _Prepared, shift_a: torch.Tensor, std_a: torch.Tensor, desired_kl: float
+        self, batch: _Prepared, shift_a: np.ndarray, std_a: np.ndarray, desired_kl: float
     ) -> None:
         """Steer the learning rate by the mean KL divergence, as ``PPO`` does.
 
@@ -185,69 +188,90 @@ class PerceptronUpdate:
         divergence.
         """
         algorithm = self._algorithm
-        variance_a = std_a.square()
-        ratios = ((batch.old_variance_a + shift_a) / variance_a).sum() - batch.number * len(std_a)
-        logarithms = batch.number * std_a.log().sum() - batch.old_log_std
+        std_a = std_a.astype(np.float64)
+        ratios = ((batch.old_variance_a + shift_a) / np.square(std_a)).sum() - batch.number * len(std_a)
+        logarithms = batch.number * np.log(std_a).sum() - batch.old_log_std
         kl_mean = (0.5 * ratios + logarithms) / batch.number
         if algorithm.is_multi_gpu:
-            distributed.all_reduce_mean(kl_mean)
+            mean = torch.tensor(kl_mean)
+            distributed.all_reduce_mean(mean)
+            kl_mean = mean.item()
         rate = algorithm._learning_rate
-        rate.copy_(adapted_learning_rate(rate, kl_mean, desired_kl))
+        rate.fill_(adapted_rate(rate.item(), kl_mean, desired_kl))
         publish_learning_rate(algorithm.optimizer, rate)
 
 
 class _Worker:
     """What one thread needs for its share of a mini-batch, and what it leaves: losses, gradients, sums."""
 
-    def __init__(self, algorithm: PPO, flats: list[FlatParameters], num_rows: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, algorithm: PPO, flats: list[FlatParameters], num_rows: int, dtype: torch.dtype, own_gradients: bool
+    ) -> None:
+        """Allocate the buffers; without ``own_gradients`` the models' are used."""
         self._algorithm = algorithm
-        self.num_rows = num_rows
-        self._perceptrons = [
-            Perceptron(model.mlp, num_rows, dtype) for model in (algorithm._raw_actor, algorithm._raw_critic)
-        ]
-        self.gradients = [flat.new_gradient() for flat in flats]
+        self.num_rows, self._dtype = num_rows, dtype
+        models = (algorithm._raw_actor, algorithm._raw_critic)
+        self._perceptrons = [Perceptron(model.mlp, num_rows, dtype) for model in models]
+        for perceptron, flat in zip(self._perceptrons, flats, strict=True):
+            perceptron.take(flat.parameters_as(dtype))
+        self.gradients = [flat.new_gradient() if own_gradients else flat.grad for flat in flats]
         self._views = [flat.views(gradient) for flat, gradient in zip(flats, self.gradients, strict=True)]
-        num_actions = algorithm._raw_actor.distribution.output_dim
-        self._policy_gradient = torch.empty(num_rows, num_actions)
-        self._value_gradient = torch.empty(num_rows, 1)
+        self._last_biases = [views[2 * perceptron.num_layers - 1].numpy()
+                             for perceptron, views in zip(self._perceptrons, self._views, strict=True)]  # fmt: skip
+        num_actions = models[0].distribution.output_dim  # type: ignore[union-attr]
+        self._output_gradients = [torch.empty(num_rows, num_actions), torch.empty(num_rows, 1)]
         self.losses = np.zeros(2)
         self.std_gradient_a = np.zeros(num_actions, np.float32)
-        self.shift_a = np.zeros(num_actions, np.float64)
+        self.shift_a = np.zeros(num_actions)
 
-    def visit(self, chunks: list[_Chunk], parameters: list[list[torch.Tensor]], std_a: np.ndarray, number: int) -> None:
+    def visit(self, chunks: list[_Chunk], std_a: np.ndarray, number: int) -> None:
         """Go forward and back with some chunks of a mini-batch of ``number`` rows."""
-        for gradient in self.gradients:
-            gradient.zero_()
-        for sums in (self.losses, self.std_gradient_a, self.shift_a):
-            sums.fill(0.0)
-        with torch.no_grad():
-            for perceptron, tensors in zip(self._perceptrons, parameters, strict=True):
-                perceptron.take(tensors)
+        with torch.inference_mode():  # modes of torch belong to a thread
+            for gradient in self.gradients:
+                gradient.zero_()
+            for sums in (self.losses, self.std_gradient_a, self.shift_a):
+                sums.fill(0.0)
             for chunk in chunks:
                 self._visit_actor(chunk, std_a, number)
                 self._visit_critic(chunk, number)
 
+    def add(self, other: _Worker) -> None:
+        """Add what another worker leaves."""
+        for own, others in zip(self.gradients, other.gradients, strict=True):
+            own.add_(others)
+        self.losses += other.losses
+        self.std_gradient_a += other.std_gradient_a
+        self.shift_a += other.shift_a
+
     def _visit_actor(self, chunk: _Chunk, std_a: np.ndarray, number: int) -> None:
-        perceptron = self._perceptrons[0]
-        mean_ra = perceptron.forward(chunk.actor_input).float()
-        gradient_ra = self._policy_gradient[: len(mean_ra)]
+        mean_ra = self._perceptrons[0].forward(chunk.actor_input).float()
+        gradient_ra = self._output_gradient(0, len(mean_ra))
         self.losses[1] += kernels.policy_gradient(
             mean_ra.numpy(), chunk.actions_ra, chunk.old_mean_ra, chunk.old_log_prob_r, chunk.advantages_r, std_a,
-            self._algorithm.clip_param, 1.0 / number, gradient_ra.numpy(), self.std_gradient_a, self.shift_a,
+            float(self._algorithm.clip_param), 1.0 / number, gradient_ra.numpy(), self.std_gradient_a, self.shift_a,
         )  # fmt: skip
         self._backward(0, chunk.actor_input, gradient_ra)
 
     def _visit_critic(self, chunk: _Chunk, number: int) -> None:
         algorithm = self._algorithm
         values = self._perceptrons[1].forward(chunk.critic_input).float()
-        gradient = self._value_gradient[: len(values)]
+        gradient = self._output_gradient(1, len(values))
         self.losses[0] += kernels.value_gradient(
-            values[:, 0].numpy(), chunk.old_values_r, chunk.returns_r,
+            values.numpy(), chunk.old_values_r, chunk.returns_r,
             float(algorithm.clip_param) if algorithm.use_clipped_value_loss else math.inf,
-            algorithm.value_loss_coef / number, gradient[:, 0].numpy(),
+            algorithm.value_loss_coef / number, gradient.numpy(),
         )  # fmt: skip
         self._backward(1, chunk.critic_input, gradient)
 
+    def _output_gradient(self, index: int, number: int) -> torch.Tensor:
+        """Return where the gradient of a model's output shall be written, in float32."""
+        if self._dtype == torch.float32:
+            return self._perceptrons[index].last_rows(number).gradient
+        return self._output_gradients[index][:number]
+
     def _backward(self, index: int, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
         perceptron = self._perceptrons[index]
-        perceptron.backward(inputs, gradient.to(perceptron.dtype), self._views[index])
+        kernels.add_column_sums(gradient.numpy(), self._last_biases[index])
+        if self._dtype != torch.float32:
+            perceptron.last_rows(len(gradient)).gradient.copy_(gradient)
+        perceptron.backward(inputs, self._views[index])
