@@ -16,6 +16,7 @@ import numpy as np
 
 # Sums may be reordered, or loops would not use vector registers; NaN and infinity keep their meaning.
 _compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
+_in_order: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
 _inlined: Any = numba.njit(inline="always", fastmath={"reassoc", "contract", "nsz", "arcp"})
 
 _F = np.float32
@@ -96,15 +97,14 @@ def elu_backward_bfloat16(gradient_rd: Any, slope_rd: Any, bias_gradient_d: Any)
 
 @_compiled
 def policy_gradient(
-    mean_ra: Any, actions_ra: Any, old_mean_ra: Any, old_log_prob_r: Any, advantages_r: Any, std_a: Any, clip: float,
-    scale: float, gradient_ra: Any, std_gradient_a: Any, shift_a: Any,
+    mean_ra: Any, actions_ra: Any, old_log_prob_r: Any, advantages_r: Any, std_a: Any, clip: float,
+    scale: float, gradient_ra: Any, std_gradient_a: Any,
 ) -> float:  # fmt: skip
     """Return the sum of the clipped surrogate losses, and leave their gradients.
 
     Args:
         mean_ra: Means of the policy.
         actions_ra: What was done.
-        old_mean_ra: Means in the rollout.
         old_log_prob_r: Log-densities in the rollout.
         advantages_r: Advantages.
         std_a: The policy's standard deviation.
@@ -112,7 +112,6 @@ def policy_gradient(
         scale: What every gradient is multiplied by.
         gradient_ra: Overwritten by the gradient by the mean.
         std_gradient_a: The gradient by the standard deviation is added.
-        shift_a: The squared differences of the means are added.
     """
     num_actions = mean_ra.shape[1]
     inverse_a = _ONE / std_a
@@ -124,8 +123,6 @@ def policy_gradient(
     for r in range(mean_ra.shape[0]):
         squares = _ZERO
         for a in range(num_actions):
-            shift = old_mean_ra[r, a] - mean_ra[r, a]
-            shift_a[a] += shift * shift
             noise = (actions_ra[r, a] - mean_ra[r, a]) * inverse_a[a]
             gradient_ra[r, a] = noise
             squares += noise * noise
@@ -191,3 +188,27 @@ def clip_norm(gradient: Any, max_norm: float) -> None:
     if not coefficient >= 1.0:
         for i in range(gradient.size):
             gradient[i] *= _F(coefficient)
+
+
+@_in_order
+def kl_divergence(old_mean_ra: Any, old_std_ra: Any, mean_ra: Any, std_a: Any) -> float:
+    """Return the sum of KL(old || new) in nats.
+
+    Computed in the order of ``GaussianDistribution.kl_divergence``: what is too small to change a float32 counts
+    neither there nor here, and the learning rate depends on whether anything is left.
+    """
+    variance_ratio_a, logarithm_a, last_a = np.empty_like(std_a), np.empty_like(std_a), np.full_like(std_a, np.nan)
+    total = 0.0
+    for r in range(mean_ra.shape[0]):
+        terms = _ZERO
+        for a in range(std_a.size):
+            # The same in every row, but for rollouts that somebody put together.
+            if old_std_ra[r, a] != last_a[a]:
+                last_a[a] = old_std_ra[r, a]
+                ratio = last_a[a] / std_a[a]
+                variance_ratio_a[a] = ratio * ratio
+                logarithm_a[a] = math.log(variance_ratio_a[a])
+            shift = (old_mean_ra[r, a] - mean_ra[r, a]) / std_a[a]
+            terms += variance_ratio_a[a] + shift * shift - _ONE - logarithm_a[a]
+        total += _HALF * terms
+    return total

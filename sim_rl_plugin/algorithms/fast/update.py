@@ -37,6 +37,7 @@ class _Chunk(NamedTuple):
     critic_input: torch.Tensor
     actions_ra: Any
     old_mean_ra: Any
+    old_std_ra: Any
     old_log_prob_r: Any
     advantages_r: Any
     old_values_r: Any
@@ -44,12 +45,10 @@ class _Chunk(NamedTuple):
 
 
 class _Prepared(NamedTuple):
-    """A mini-batch, cut into each thread's chunks, and the sums over its rows that its KL divergence needs."""
+    """A mini-batch of ``number`` rows, cut into each thread's chunks."""
 
     number: int
     shares: list[list[_Chunk]]
-    old_variance_a: np.ndarray
-    old_log_std: float
 
 
 class PerceptronUpdate:
@@ -104,7 +103,7 @@ class PerceptronUpdate:
         assert samples.actions is not None and samples.old_distribution_params is not None
         old_mean_ba, old_std_ba = samples.old_distribution_params
         inputs = [part.value.to(self._dtype) for part in (batch.actor, batch.critic)]
-        arrays = [samples.actions.numpy(), old_mean_ba.numpy()]
+        arrays = [samples.actions.numpy(), old_mean_ba.numpy(), old_std_ba.numpy()]
         for column in (samples.old_actions_log_prob, samples.advantages, samples.values, samples.returns):
             assert column is not None
             arrays.append(column[:, 0].numpy())
@@ -120,12 +119,8 @@ class PerceptronUpdate:
         most = cuts[0][0].stop
         if len(self._workers) < len(cuts) or self._workers[0].num_rows < most:
             self._workers = [_Worker(self._algorithm, self._flats, most, self._dtype, index > 0) for index in range(len(cuts))]
-        double_ba = old_std_ba.double().numpy()
         return _Prepared(
-            number,
-            [[_Chunk(*(value[rows] for value in (*inputs, *arrays))) for rows in share] for share in cuts],
-            np.square(double_ba).sum(0),
-            float(np.log(double_ba).sum()),
+            number, [[_Chunk(*(value[rows] for value in (*inputs, *arrays))) for rows in share] for share in cuts]
         )
 
     def _step(self, batch: _Prepared, steps_flat: bool) -> np.ndarray:
@@ -143,7 +138,7 @@ class PerceptronUpdate:
             workers[0].add(other)
         sums = workers[0]
         if algorithm.schedule == "adaptive" and algorithm.desired_kl is not None:
-            self._adapt_learning_rate(batch, sums.shift_a, std_a, algorithm.desired_kl)
+            self._adapt_learning_rate(sums.sums[2] / batch.number, algorithm.desired_kl)
         if self._std_parameter.requires_grad:
             # Of the surrogate and of the entropy bonus.
             by_std_a = (sums.std_gradient_a - algorithm.entropy_coef / std_a) * std_slope_a
@@ -158,7 +153,7 @@ class PerceptronUpdate:
             algorithm.optimizer.step()
         for flat in self._flats:
             flat.refresh_casts()
-        return np.array([*(sums.losses / batch.number), np.sum(0.5 + HALF_LOG_TWO_PI + np.log(std_a))])
+        return np.array([*(sums.sums[:2] / batch.number), np.sum(0.5 + HALF_LOG_TWO_PI + np.log(std_a))])
 
     @property
     def _std_parameter(self) -> Any:
@@ -179,19 +174,9 @@ class PerceptronUpdate:
         distribution._mean_ba, distribution._std_ba = self._any_mean, torch.from_numpy(std_a)
         return std_a, inside_a
 
-    def _adapt_learning_rate(
-        self, batch: _Prepared, shift_a: np.ndarray, std_a: np.ndarray, desired_kl: float
-    ) -> None:
-        """Steer the learning rate by the mean KL divergence, as ``PPO`` does.
-
-        In double precision: for an unmoved policy these sums cancel, and what rounding leaves must not look like a
-        divergence.
-        """
+    def _adapt_learning_rate(self, kl_mean: float, desired_kl: float) -> None:
+        """Steer the learning rate by the mean KL divergence, as ``PPO`` does."""
         algorithm = self._algorithm
-        std_a = std_a.astype(np.float64)
-        ratios = ((batch.old_variance_a + shift_a) / np.square(std_a)).sum() - batch.number * len(std_a)
-        logarithms = batch.number * np.log(std_a).sum() - batch.old_log_std
-        kl_mean = (0.5 * ratios + logarithms) / batch.number
         if algorithm.is_multi_gpu:
             mean = torch.tensor(kl_mean)
             distributed.all_reduce_mean(mean)
@@ -220,16 +205,16 @@ class _Worker:
                              for perceptron, views in zip(self._perceptrons, self._views, strict=True)]  # fmt: skip
         num_actions = models[0].distribution.output_dim  # type: ignore[union-attr]
         self._output_gradients = [torch.empty(num_rows, num_actions), torch.empty(num_rows, 1)]
-        self.losses = np.zeros(2)
+        self.sums = np.zeros(3)
+        """Value loss, surrogate loss and KL divergence."""
         self.std_gradient_a = np.zeros(num_actions, np.float32)
-        self.shift_a = np.zeros(num_actions)
 
     def visit(self, chunks: list[_Chunk], std_a: np.ndarray, number: int) -> None:
         """Go forward and back with some chunks of a mini-batch of ``number`` rows."""
         with torch.inference_mode():  # modes of torch belong to a thread
             for gradient in self.gradients:
                 gradient.zero_()
-            for sums in (self.losses, self.std_gradient_a, self.shift_a):
+            for sums in (self.sums, self.std_gradient_a):
                 sums.fill(0.0)
             for chunk in chunks:
                 self._visit_actor(chunk, std_a, number)
@@ -239,24 +224,24 @@ class _Worker:
         """Add what another worker leaves."""
         for own, others in zip(self.gradients, other.gradients, strict=True):
             own.add_(others)
-        self.losses += other.losses
+        self.sums += other.sums
         self.std_gradient_a += other.std_gradient_a
-        self.shift_a += other.shift_a
 
     def _visit_actor(self, chunk: _Chunk, std_a: np.ndarray, number: int) -> None:
         mean_ra = self._perceptrons[0].forward(chunk.actor_input).float()
         gradient_ra = self._output_gradient(0, len(mean_ra))
-        self.losses[1] += kernels.policy_gradient(
-            mean_ra.numpy(), chunk.actions_ra, chunk.old_mean_ra, chunk.old_log_prob_r, chunk.advantages_r, std_a,
-            float(self._algorithm.clip_param), 1.0 / number, gradient_ra.numpy(), self.std_gradient_a, self.shift_a,
+        self.sums[1] += kernels.policy_gradient(
+            mean_ra.numpy(), chunk.actions_ra, chunk.old_log_prob_r, chunk.advantages_r, std_a,
+            float(self._algorithm.clip_param), 1.0 / number, gradient_ra.numpy(), self.std_gradient_a,
         )  # fmt: skip
+        self.sums[2] += kernels.kl_divergence(chunk.old_mean_ra, chunk.old_std_ra, mean_ra.numpy(), std_a)
         self._backward(0, chunk.actor_input, gradient_ra)
 
     def _visit_critic(self, chunk: _Chunk, number: int) -> None:
         algorithm = self._algorithm
         values = self._perceptrons[1].forward(chunk.critic_input).float()
         gradient = self._output_gradient(1, len(values))
-        self.losses[0] += kernels.value_gradient(
+        self.sums[0] += kernels.value_gradient(
             values.numpy(), chunk.old_values_r, chunk.returns_r,
             float(algorithm.clip_param) if algorithm.use_clipped_value_loss else math.inf,
             algorithm.value_loss_coef / number, gradient.numpy(),
