@@ -8,12 +8,13 @@ PEER := .venv-peer/bin
 # Training runs write here.
 RUNS ?= runs
 
-.PHONY: help train test lint types bench parity gpu docs clean
+.PHONY: help train test lint types bench torture parity gpu docs clean
 
 help:
 	@echo "make train    train the default robot on the CPU, evaluate it, film it"
 	@echo "make test     lint, types and tests"
 	@echo "make bench    the benchmarks, peers beside us (long)"
+	@echo "make torture  a training killed 50 times, and one of 100,000 iterations (long)"
 	@echo "make parity   the same numbers as rsl_rl 5.5.1, row by row"
 	@echo "make gpu      tests that need a CUDA device"
 	@echo "make docs     check the documentation"
@@ -55,7 +56,12 @@ bench: .venv-peer/installed
 	$(PEER)/python benchmarks/simulation.py
 	$(PEER)/python benchmarks/time_to_reward.py
 	$(PEER)/python benchmarks/learning.py
+	$(PEER)/python benchmarks/simulators.py gymnasium-pendulum gymnasium-halfcheetah mujoco-halfcheetah
 	$(PEER)/python benchmarks/tables.py
+
+torture: $(VENV)/dev
+	$(BIN)/python benchmarks/torture.py --kills 50
+	$(BIN)/python benchmarks/long_run.py
 
 parity: .venv-peer/installed
 	PARITY_REPORT=docs/parity.md $(PEER)/python -m pytest tests/parity -n auto

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("sim-rl-plugin", "torch", "tensordict", "mujoco", "gymnasium", "numpy", "numba", "envpool", "rsl-rl-lib",
-            "stable-baselines3")  # fmt: skip
+            "stable-baselines3", "playground", "mujoco-mjx", "jax", "mjlab", "mujoco-warp", "warp-lang")  # fmt: skip
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -13,6 +13,13 @@ def all_reduce_mean(tensor: torch.Tensor) -> None:
     tensor /= torch.distributed.get_world_size()
 
 
+def any_rank(flag: bool, device: str) -> bool:
+    """Return whether ``flag`` is true on any rank; all ranks must ask together."""
+    found = torch.tensor(float(flag), device=device)
+    torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
+    return found.item() > 0.0
+
+
 def broadcast(tensors: Iterable[torch.Tensor]) -> None:
     """Replace every tensor by that of rank 0."""
     for tensor in tensors:

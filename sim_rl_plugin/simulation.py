@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 
 from sim_rl_plugin.config import RunConfig, check_env_options
@@ -15,6 +13,7 @@ from sim_rl_plugin.config.signature import parameters_of
 from sim_rl_plugin.env import VecEnv, as_vec_env
 from sim_rl_plugin.env.clip_actions import ClipActions
 from sim_rl_plugin.errors import UserError, unknown_name
+from sim_rl_plugin.evaluation import seed_everything
 from sim_rl_plugin.registry import is_own_function, load_tasks
 
 
@@ -39,9 +38,7 @@ def resolve_device(name: str) -> str:
 
 def prepare_process(config: RunConfig) -> None:
     """Seed torch on every device, NumPy and Python, and set torch's number of threads."""
-    random.seed(config.seed)
-    np.random.seed(config.seed % 2**32)
-    torch.manual_seed(config.seed)
+    seed_everything(config.seed)
     if config.torch_num_threads is not None:
         torch.set_num_threads(config.torch_num_threads)
 

@@ -23,6 +23,7 @@ from tensordict import TensorDict
 
 from sim_rl_plugin.env.check import check_env
 from sim_rl_plugin.env.problems import AREAS, Problem
+from sim_rl_plugin.env.terms import Term
 from sim_rl_plugin.env.vec_env import VecEnv
 
 
@@ -77,6 +78,10 @@ class PointEnv(VecEnv):
             "final_obs": final_obs,
             "seed": seed,
         }
+        position = Term("position", (num_actions,))
+        padding = () if obs_size in (None, num_actions) else (Term("padding", (obs_size - num_actions,)),)
+        self.observation_terms = {"policy": (position, *padding), "critic": (position, Term("remaining_time", (1,)))}
+        self.action_terms = (Term("velocity", (num_actions,), scale=self.step_size),)
         self.terminate_at = float("inf") if terminate_at is None else terminate_at
         self.has_final_obs = final_obs
         self._padding = 0 if obs_size is None else obs_size - num_actions
@@ -204,6 +209,10 @@ class VecEnvContract:
     def test_structure(self) -> None:
         """Observations, rewards, dones and extras have the contract's types and shapes, in every step."""
         self._expect_none("structure")
+
+    def test_terms(self) -> None:
+        """What ``observation_terms`` and ``action_terms`` tell, if anything, adds up."""
+        self._expect_none("terms")
 
     def test_dtypes(self) -> None:
         """Floats are float32, flags are bool, counters are integers."""

@@ -9,21 +9,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+_UNFINISHED = ".unfinished."
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a file beside ``path`` that takes its place on exit, and is dropped on an exception.
 
     Yields:
-        The file, open for writing bytes.
+        The file, open for reading and writing bytes.
 
     Raises:
         OSError: The folder is missing or cannot be written to, or the disk is full.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f"{_UNFINISHED}{path.name}.", dir=path.parent)
     beside = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -43,6 +45,12 @@ def write_text_whole(path: Path, text: str) -> None:
     """
     with whole_file(path) as file:
         file.write(text.encode("utf-8"))
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what processes have left in a folder that were killed while they wrote a file, and write no longer."""
+    for path in folder.glob(f"{_UNFINISHED}*"):
+        path.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -4,6 +4,8 @@ import csv
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -21,7 +23,23 @@ def in_a_process(*arguments: object, at: str = "", signal: str = "SIGKILL") -> s
     path = os.pathsep.join(str(folder) for folder in (ROOT, ROOT / "adapters", ROOT / "tests"))
     environ = {**os.environ, "PYTHONPATH": path, "POINT_LAB_AT": at, "POINT_LAB_SIGNAL": signal}
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300)
+
+
+@contextmanager
+def owned_by_a_process(folder: Path) -> Iterator[int]:
+    """Let another process own a folder meanwhile; its number is yielded."""
+    code = (
+        "import sys; from pathlib import Path; from sim_rl_plugin.folder_lock import owned_folder\n"
+        "with owned_folder(Path(sys.argv[1]), 'training in'): print('owned', flush=True); sys.stdin.read()"
+    )
+    command, environ = [sys.executable, "-c", code, str(folder)], {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "owned\n"
+        yield process.pid
+        process.stdin.close()
 
 
 def same(one, other, where: str = "") -> None:

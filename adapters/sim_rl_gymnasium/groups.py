@@ -96,8 +96,13 @@ class GroupMap:
 def to_tensor(values: Any, dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:
     """Return a new tensor with the values of an array or tensor: copied and converted in one pass."""
     if isinstance(values, torch.Tensor):
-        return values.detach().to(device=device, dtype=dtype, copy=True).contiguous()
-    return torch.tensor(np.asarray(values), dtype=dtype, device=device)
+        tensor = values.detach()
+    else:
+        array = np.asarray(values)
+        if not array.flags.writeable:
+            return torch.tensor(array, dtype=dtype, device=device)  # slower, but does not warn
+        tensor = torch.from_numpy(array)
+    return tensor.to(device=device, dtype=dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def _named_spaces(space: spaces.Space, path: tuple[str, ...] = ()) -> dict[str, tuple[tuple[str, ...], spaces.Space]]:

@@ -87,7 +87,7 @@ class GymnasiumVecEnv(VecEnv):
         self._groups = GroupMap(vector_env.single_observation_space, self.num_envs, self.device)
         observation, _ = vector_env.reset(seed=seed)
         self.counts_time, observation = _try_partial_reset(vector_env, self._mode, observation)
-        self._obs = self._groups.tensors(observation)
+        self._observation = observation  # the environment's own; what is handed out is converted from it anew
         self._episode_length = torch.zeros(self.num_envs, dtype=torch.long, device=self.device)
         self._resetting = np.zeros(self.num_envs, dtype=bool)  # those whose next step is a reset
 
@@ -109,55 +109,48 @@ class GymnasiumVecEnv(VecEnv):
 
     def get_observations(self) -> TensorDict:
         """Return a copy of the last observations."""
-        return self._obs.clone()
+        return self._groups.tensors(self._observation)
 
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
         """Step every environment, and see to it that those that ended are reset."""
         observation, rewards, terminated, truncated, infos = self._vector_env.step(self._to_numpy(actions))
-        terminated, over = _flags(terminated), _flags(terminated) | _flags(truncated)
+        self._observation = observation
+        terminated = _flags(terminated)
+        over = terminated | _flags(truncated)
         elapsed = self._episode_length + 1
-        dones = over | (elapsed >= self.max_episode_length).cpu().numpy() if self.counts_time else over
-        extras: dict[str, Any] = {
-            "time_outs": to_tensor(dones & ~terminated, torch.bool, self.device),
-            "log": _reward_terms(infos),
-        }
+        dones = over | (elapsed.numpy(force=True) >= self.max_episode_length) if self.counts_time else over
+        somebody_ended = np.count_nonzero(dones) > 0  # any() takes several times as long
+        extras: dict[str, Any] = {"time_outs": self._own_flags(dones & ~terminated), "log": _reward_terms(infos)}
+        # Converted before any reset, which may write into the same arrays.
+        obs = self._groups.tensors(observation)
+        final_obs = None
         if self._mode is AutoresetMode.SAME_STEP:
-            self._obs, final_obs = self._reset_rest(observation, over, dones, infos)
+            if somebody_ended:
+                final_obs = self._final_obs(obs, over, infos.get("final_obs"))
+                obs = self._reset(obs, dones & ~over)
         elif self.counts_time:
-            self._obs, final_obs = self._reset_all(observation, dones)
+            if somebody_ended:
+                final_obs, obs = obs, self._reset(obs, dones)
         else:
-            self._obs = self._groups.tensors(observation)
-            final_obs = self._obs.clone() if dones.any() else None
-            extras["skipped"] = to_tensor(self._resetting, torch.bool, self.device)
+            final_obs = obs.clone() if somebody_ended else None
+            extras["skipped"] = self._own_flags(self._resetting)
             self._resetting, dones = dones, dones | self._resetting
         if final_obs is not None:
             extras["final_obs"] = final_obs
-        done_tensor = to_tensor(dones, torch.bool, self.device)
-        self._episode_length = torch.where(done_tensor, 0, elapsed)
-        return self._obs.clone(), to_tensor(rewards, torch.float32, self.device), done_tensor, extras
+        done_tensor = self._own_flags(dones)
+        self._episode_length = elapsed.masked_fill_(done_tensor, 0) if np.count_nonzero(dones) else elapsed
+        return obs, to_tensor(rewards, torch.float32, self.device), done_tensor, extras
 
-    def _reset_all(self, observation: Any, dones: np.ndarray) -> tuple[TensorDict, TensorDict | None]:
-        """Reset those that ended; return the new observations and the final ones."""
-        # Converted before the reset, which may write into the same arrays.
-        final_obs = self._groups.tensors(observation)
-        if not dones.any():
-            return final_obs, None
-        observation, _ = self._vector_env.reset(options={"reset_mask": dones})
-        return self._groups.tensors(observation), final_obs
+    def _own_flags(self, flags: np.ndarray) -> torch.Tensor:
+        """Return a mask as a tensor; not copied, since it was made here and is not written to again."""
+        return torch.from_numpy(flags).to(self.device)
 
-    def _reset_rest(
-        self, observation: Any, over: np.ndarray, dones: np.ndarray, infos: dict[str, Any]
-    ) -> tuple[TensorDict, TensorDict | None]:
-        """As ``_reset_all`` where the environment has reset those that were ``over`` by its own lights."""
-        obs = self._groups.tensors(observation)
-        if not dones.any():
-            return obs, None
-        final_obs = self._final_obs(obs, over, infos.get("final_obs"))
-        rest = dones & ~over
-        if rest.any():
-            observation, _ = self._vector_env.reset(options={"reset_mask": rest})
-            obs = self._groups.tensors(observation)
-        return obs, final_obs
+    def _reset(self, obs: TensorDict, mask: np.ndarray) -> TensorDict:
+        """Reset these environments and return the observations of all; ``obs`` if there are none."""
+        if not mask.any():
+            return obs
+        self._observation, _ = self._vector_env.reset(options={"reset_mask": mask})
+        return self._groups.tensors(self._observation)
 
     def _final_obs(self, obs: TensorDict, over: np.ndarray, last: Any) -> TensorDict | None:
         """Return ``obs`` with the last observations of those that were ``over``; None if nobody gives them."""
@@ -188,14 +181,17 @@ class GymnasiumVecEnv(VecEnv):
 
     def _to_numpy(self, actions: torch.Tensor) -> np.ndarray:
         space = self._action_space
-        if tuple(actions.shape) != (self.num_envs, self.num_actions):
+        if actions.shape != (self.num_envs, self.num_actions):
             raise ValueError(
                 f"actions have shape {tuple(actions.shape)}, expected (num_envs, num_actions), "
                 f"which is ({self.num_envs}, {self.num_actions})"
             )
         # Always a copy: environments may write into their action, and the caller keeps the tensor.
-        batch = np.array(actions.detach().cpu().numpy(), dtype=space.dtype).reshape(self.num_envs, *space.shape)
-        return np.clip(batch, space.low, space.high, out=batch) if self._clip_actions else batch
+        batch = actions.numpy(force=True).reshape(self.num_envs, *space.shape)
+        if not self._clip_actions:
+            return np.array(batch, dtype=space.dtype)
+        clipped = np.maximum(batch, space.low, dtype=space.dtype, casting="same_kind")
+        return np.minimum(clipped, space.high, out=clipped)
 
 
 def autoreset_mode(vector_env: VectorEnv) -> AutoresetMode:
@@ -272,8 +268,10 @@ def _reward_terms(infos: dict[str, Any]) -> dict[str, float]:
     for name, values in infos.items():
         if name.startswith("_") or "reward" not in name:
             continue
-        if isinstance(values, np.ndarray) and values.ndim == 1 and np.issubdtype(values.dtype, np.number):
-            reported = values[infos.get(f"_{name}", slice(None))]
-            if len(reported):
-                terms[f"Step/{name}"] = float(reported.mean())
+        if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iuf":
+            mask = infos.get(f"_{name}")
+            count = len(values) if mask is None else np.count_nonzero(mask)
+            if count:
+                reported = values if count == len(values) else values[mask]
+                terms[f"Step/{name}"] = float(reported.sum() / count)
     return terms

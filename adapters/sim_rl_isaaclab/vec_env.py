@@ -15,14 +15,15 @@ What Isaac Lab's environments do, and what is made of it here:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
 import torch
 from tensordict import TensorDict
 
-from sim_rl_plugin.env import VecEnv
+from sim_rl_plugin.env import Term, VecEnv
+from sim_rl_plugin.env.manager_terms import manager_action_terms, manager_observation_terms
 from sim_rl_plugin.errors import UserError
 
 _NEEDED = ("num_envs", "device", "cfg", "max_episode_length", "episode_length_buf", "step", "reset")
@@ -57,6 +58,7 @@ class IsaacLabVecEnv(VecEnv):
     """
 
     restores_exactly = False  # physics engines do not tell their whole state
+    one_per_process = True  # a simulation context is its process's only one
 
     def __init__(
         self,
@@ -70,6 +72,7 @@ class IsaacLabVecEnv(VecEnv):
         if not is_isaaclab_env(env):
             raise UserError(f"expected a ManagerBasedRLEnv or DirectRLEnv of Isaac Lab, found {type(env).__name__}")
         self.env = env
+        self._base = env.unwrapped  # once: Gymnasium's wrappers ask each other, at every access
         self.clip_actions = clip_actions
         self.num_envs = int(self.unwrapped.num_envs)
         self.num_actions = _num_actions(self.unwrapped)
@@ -83,7 +86,7 @@ class IsaacLabVecEnv(VecEnv):
     @property
     def unwrapped(self) -> Any:
         """Isaac Lab's own object, which mirror functions and curricula look at."""
-        return self.env.unwrapped
+        return self._base
 
     @property
     def cfg(self) -> Any:  # type: ignore[override]
@@ -105,6 +108,16 @@ class IsaacLabVecEnv(VecEnv):
         # A copy, for Isaac Lab counts in place.
         self.unwrapped.episode_length_buf = value.to(device=self.device, dtype=torch.long, copy=True)
 
+    @property
+    def observation_terms(self) -> Mapping[str, Sequence[Term]]:  # type: ignore[override]
+        """Isaac Lab's observation terms; a ``DirectRLEnv`` has none."""
+        return manager_observation_terms(self.unwrapped, "/")
+
+    @property
+    def action_terms(self) -> Sequence[Term]:  # type: ignore[override]
+        """Isaac Lab's action terms, with the joints that they move; a ``DirectRLEnv`` has none."""
+        return manager_action_terms(self.unwrapped)
+
     def get_observations(self) -> TensorDict:
         """Return a copy of the last observations; nothing is computed anew."""
         return self._as_tensordict(self._groups).clone()
@@ -116,21 +129,23 @@ class IsaacLabVecEnv(VecEnv):
         else:
             actions = actions.clone()  # action terms may keep, and write to, what they are given
         self._forget_last_extras()
-        with torch.inference_mode():
-            observations, rewards, terminated, truncated, found = self.env.step(actions)
-        # Out of inference mode from here on: what is handed out must be fit for a graph.
+        observations, rewards, terminated, truncated, found = self._step_in_inference_mode(actions)
+        # What is handed out from here on is new memory, and fit for a graph unless the caller is in inference mode.
+        dones = (terminated | truncated).bool()
         extras: dict[str, Any] = {"log": _scalars(found.get("log") or found.get("episode") or {})}
-        if not getattr(self.cfg, "is_finite_horizon", False):
-            extras["time_outs"] = _copy(truncated, torch.bool) & ~terminated.bool()
+        if not getattr(self._base.cfg, "is_finite_horizon", False):
+            extras["time_outs"] = dones ^ terminated  # ended, and not by a termination
         if found.get("final_obs") is not None:
             extras["final_obs"] = self._as_tensordict(self._to_groups(found["final_obs"]))
         self._groups = self._to_groups(observations)
-        return (
-            self._as_tensordict(self._groups),
-            _copy(rewards, torch.float32),
-            _copy(terminated | truncated, torch.bool),
-            extras,
-        )
+        return self._as_tensordict(self._groups), _copy(rewards, torch.float32), dones, extras
+
+    def _step_in_inference_mode(self, actions: torch.Tensor) -> tuple[Any, ...]:
+        # Entering it costs about as much as copying a tensor, and the runner is in it.
+        if torch.is_inference_mode_enabled():
+            return self.env.step(actions)
+        with torch.inference_mode():
+            return self.env.step(actions)
 
     def close(self) -> None:
         """Close the environment; the simulator's process goes on."""
@@ -184,15 +199,21 @@ class IsaacLabVecEnv(VecEnv):
         return self._to_groups(observations)
 
     def _forget_last_extras(self) -> None:
-        extras = getattr(self.unwrapped, "extras", None)
+        extras = getattr(self._base, "extras", None)
         if isinstance(extras, dict):
             # Emptied, not removed: some tasks add to the dict of an earlier reset without looking.
             extras["log"] = {}
             extras.pop("episode", None)
             extras.pop("final_obs", None)
 
-    def _to_groups(self, observations: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        return {name: self._to_group(value) for name, value in _flat(observations)}
+    def _to_groups(self, observations: Mapping[str, Any], prefix: str = "") -> dict[str, torch.Tensor]:
+        groups: dict[str, torch.Tensor] = {}
+        for name, value in observations.items():
+            if isinstance(value, torch.Tensor):
+                groups[f"{prefix}{name}"] = self._to_group(value)
+            elif value is not None:
+                groups.update(self._to_groups(value, f"{prefix}{name}/"))
+        return groups
 
     def _as_tensordict(self, groups: dict[str, torch.Tensor]) -> TensorDict:
         # With its device: the learner then knows that nothing has to be moved.
@@ -200,14 +221,16 @@ class IsaacLabVecEnv(VecEnv):
 
     def _to_group(self, value: torch.Tensor) -> torch.Tensor:
         """Copy a group, once, in the dtype and layout of the contract."""
-        is_image = value.ndim == 4
-        if is_image and self._channels_first and value.shape[-1] <= value.shape[1]:
-            # Channels are the shorter end; Isaac Lab's cameras have them last.
-            value = value.movedim(-1, 1)
-        dtype = torch.uint8 if is_image and value.dtype == torch.uint8 else torch.float32
-        if value.ndim == 1:
+        dtype = torch.float32
+        if value.ndim == 4:
+            if self._channels_first and value.shape[-1] <= value.shape[1]:
+                # Channels are the shorter end; Isaac Lab's cameras have them last.
+                value = value.movedim(-1, 1)
+            if value.dtype == torch.uint8:
+                dtype = torch.uint8
+        elif value.ndim == 1:
             value = value.unsqueeze(-1)
-        return value.detach().to(dtype=dtype, copy=True, memory_format=torch.contiguous_format)
+        return value.to(dtype=dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def _num_actions(base: Any) -> int:
@@ -240,14 +263,6 @@ def _graded_terrain(base: Any) -> Any:
     return terrain if all(getattr(terrain, name, None) is not None for name in names) else None
 
 
-def _flat(observations: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    for name, value in observations.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}/")
-        elif value is not None:
-            yield f"{prefix}{name}", value
-
-
 def _scalars(log: Mapping[str, Any]) -> dict[str, Any]:
     """Return numbers and tensors of a log, copied; curricula may also put other things there."""
     kept: dict[str, Any] = {}
@@ -261,4 +276,4 @@ def _scalars(log: Mapping[str, Any]) -> dict[str, Any]:
 
 def _copy(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Return an ordinary tensor of its own, also of one that was made in inference mode."""
-    return value.detach().to(dtype=dtype, copy=True)
+    return value.to(dtype=dtype, copy=True)

@@ -17,13 +17,15 @@ auto-reset does inside a step; the differences are made good here:
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from tensordict import TensorDict
 
 from sim_rl_mjlab.state import SimulationState
-from sim_rl_plugin.env import VecEnv
+from sim_rl_plugin.env import Term, VecEnv
+from sim_rl_plugin.env.manager_terms import manager_action_terms, manager_observation_terms
 from sim_rl_plugin.errors import UserError
 
 
@@ -93,6 +95,16 @@ class MjlabVecEnv(VecEnv):
             raise UserError(f"episode_length_buf must have the shape ({self.num_envs},), found {tuple(value.shape)}")
         # mjlab counts in this very tensor.
         self._inner.episode_length_buf = value.to(device=self.device, dtype=torch.int64, copy=True)
+
+    @property
+    def observation_terms(self) -> Mapping[str, Sequence[Term]]:  # type: ignore[override]
+        """mjlab's observation terms."""
+        return manager_observation_terms(self._inner, ".")
+
+    @property
+    def action_terms(self) -> Sequence[Term]:  # type: ignore[override]
+        """mjlab's action terms, with the joints that they move."""
+        return manager_action_terms(self._inner)
 
     def get_observations(self) -> TensorDict:
         """See ``VecEnv``."""

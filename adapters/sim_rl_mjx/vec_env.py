@@ -12,7 +12,7 @@ from tensordict import TensorDict
 from sim_rl_mjx.batch import Batch, Carry
 from sim_rl_mjx.render import Film
 from sim_rl_mjx.transfer import Bridge, from_state_dict, to_state_dict
-from sim_rl_plugin.env import VecEnv
+from sim_rl_plugin.env import Term, VecEnv
 from sim_rl_plugin.errors import UserError
 
 
@@ -58,6 +58,7 @@ class MjxVecEnv(VecEnv):
         self.max_episode_length = max_episode_length
         self.device = torch.device(device)
         self.cfg = cfg or {}
+        self.action_terms = _actuators(env, self.num_actions)
         step_dt = getattr(env, "dt", None)
         self.step_dt = None if step_dt is None else float(step_dt) * action_repeat  # seconds, for whoever films
         self._name = name
@@ -145,3 +146,12 @@ class MjxVecEnv(VecEnv):
 
     def _tensordict(self, groups: dict[str, torch.Tensor]) -> TensorDict:
         return TensorDict(groups, batch_size=[self.num_envs], device=self.device)
+
+
+def _actuators(env: Any, num_actions: int) -> tuple[Term, ...]:
+    """Return the actuators of Playground's model, if the actions are for them; Brax's tasks have no such model."""
+    model: Any = getattr(env, "mj_model", None)
+    if getattr(model, "nu", None) != num_actions:
+        return ()
+    names = (model.actuator(i).name or f"actuator_{i}" for i in range(num_actions))
+    return (Term("actuators", (num_actions,), tuple(names)),)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from sim_rl_mujoco.engine import Engine
+from sim_rl_plugin.env import Term
 
 
 @dataclass
@@ -56,6 +57,15 @@ class Driver(ABC):
     @abstractmethod
     def attach(self, engine: Engine, device: torch.device, seed: int) -> None:
         """Take the running simulations; ask them for the fields that the task needs."""
+
+    def observation_terms_by_group(self) -> dict[str, tuple[Term, ...]]:
+        """Return the named parts of the observation groups, once attached; none unless overridden."""
+        return {}
+
+    def action_terms(self) -> tuple[Term, ...]:
+        """Return the actuators that the actions are for, unless their number is another."""
+        names = tuple(self.model.actuator(i).name or f"actuator_{i}" for i in range(self.model.nu))
+        return (Term("actuators", (self.num_actions,), names),) if len(names) == self.num_actions else ()
 
     @abstractmethod
     def inputs(self, actions: np.ndarray) -> dict[str, np.ndarray]:

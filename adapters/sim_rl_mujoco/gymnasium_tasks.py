@@ -19,6 +19,7 @@ import torch
 
 from sim_rl_mujoco.driver import Driver, Outcome, control_range
 from sim_rl_mujoco.engine import Engine, load_model
+from sim_rl_plugin.env import Term
 from sim_rl_plugin.errors import UserError, unknown_name
 
 Fields = Callable[[str], np.ndarray]
@@ -156,6 +157,14 @@ class GymnasiumTask(Driver):
     def observation_terms(self, fields: Fields) -> ObservationTerms:
         """Return the parts of the observation by name, in order, each ``(rows, size)`` float64."""
         raise NotImplementedError
+
+    def observation_terms_by_group(self) -> dict[str, tuple[Term, ...]]:
+        """See ``Driver``."""
+        terms = {
+            name: Term(name, values.shape[1:]) for name, values in self.observation_terms(self.engine.field).items()
+        }
+        groups = {POLICY: tuple(terms), **self.observation_groups}
+        return {group: tuple(terms[name] for name in names) for group, names in groups.items()}
 
     def evaluate(self, fields: Fields, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, Terms]:
         """Return rewards ``(N,)``, terminations ``(N,)`` and the reward's terms."""

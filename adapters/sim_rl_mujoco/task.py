@@ -21,6 +21,7 @@ import torch
 
 from sim_rl_mujoco.driver import Driver, Outcome, control_range
 from sim_rl_mujoco.engine import Engine, load_model
+from sim_rl_plugin.env import Term
 from sim_rl_plugin.errors import UserError, unknown_name
 
 _KINDS = {
@@ -120,8 +121,12 @@ class MujocoTask(ABC):
         """Look up indices and allocate tensors; called once, before anything else."""
 
     @abstractmethod
-    def observations(self, state: State, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Return the observation groups, each ``(N, ...)``.
+    def observations(
+        self, state: State, generator: torch.Generator
+    ) -> Mapping[str, torch.Tensor | Mapping[str, torch.Tensor]]:
+        """Return the observation groups, each ``(N, ...)``, or terms ``(N, size)`` by name, which are joined.
+
+        Terms are told by their names to whoever plays a policy in an environment with others.
 
         This is called twice in a step in which episodes end, so it must not change the task.
 
@@ -246,6 +251,7 @@ class TaskDriver(Driver):
         task.model = task.build_model()
         task.step_dt = task.model.opt.timestep * task.decimation
         self.task = task
+        self._terms: dict[str, tuple[Term, ...]] = {}
         self.model = task.model
         self.num_substeps = task.decimation
         self.forward_after_step = task.forward_after_step
@@ -266,6 +272,10 @@ class TaskDriver(Driver):
         self.task.num_envs = engine.num_envs
         self.task.device = device
         self.task.setup()
+
+    def observation_terms_by_group(self) -> dict[str, tuple[Term, ...]]:
+        """See ``Driver``."""
+        return dict(self._terms)
 
     def inputs(self, actions: np.ndarray) -> dict[str, np.ndarray]:
         """See ``Driver``."""
@@ -331,7 +341,13 @@ class TaskDriver(Driver):
 
     def _observe(self) -> dict[str, torch.Tensor]:
         """Return the task's observations as float32 (or uint8) in memory of their own."""
-        groups = self.task.observations(self.state, self.generator)
+        groups: dict[str, torch.Tensor] = {}
+        for name, parts in self.task.observations(self.state, self.generator).items():
+            if isinstance(parts, Mapping):
+                self._terms[name] = tuple(Term(term, tuple(part.shape[1:])) for term, part in parts.items())
+                groups[name] = torch.cat(list(parts.values()), dim=-1)
+            else:
+                groups[name] = parts
         for name, values in groups.items():
             if values.shape[:1] != (self.task.num_envs,):
                 raise UserError(

@@ -95,6 +95,8 @@ class MujocoVecEnv(VecEnv):
         everyone = np.arange(num_envs)
         driver.reset(everyone)
         self._observations = driver.observations_after_reset(None, everyone)
+        self.observation_terms = driver.observation_terms_by_group()
+        self.action_terms = driver.action_terms()
 
     @property
     def episode_length_buf(self) -> torch.Tensor:

@@ -71,15 +71,19 @@ class CartpoleSwingup(MujocoTask):
         self.last_action = action
         self.last_positions, self.positions = self.positions, state.qpos.clone()
 
-    def observations(self, state: State, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def observations(self, state: State, generator: torch.Generator) -> dict[str, dict[str, torch.Tensor]]:
         """Return what the policy's sensors say, and what only the simulator knows."""
         x_m, angle_rad = state.qpos[:, self.slider], state.qpos[:, self.hinge]
         noise = self.noise * torch.randn(self.num_envs, 4, generator=generator, device=self.device)
         now, before = self.positions + noise[:, :2], self.last_positions + noise[:, 2:]
         seen = [torch.cat([p[:, :1], p[:, 1:].sin(), p[:, 1:].cos()], dim=1) for p in (now, before)]
         return {
-            "policy": torch.cat([*seen, self.last_action], dim=1),
-            "critic": torch.cat([x_m, angle_rad.sin(), angle_rad.cos(), state.qvel, self.parameters], dim=1),
+            "policy": {"pose": seen[0], "last_pose": seen[1], "last_action": self.last_action},
+            "critic": {
+                "pose": torch.cat([x_m, angle_rad.sin(), angle_rad.cos()], dim=1),
+                "velocity": state.qvel,
+                "parameters": self.parameters,
+            },
         }
 
     def reward(self, state: State, action: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -12,7 +12,6 @@ import click
 
 from sim_rl_plugin import registry
 from sim_rl_plugin.cli import options
-from sim_rl_plugin.cli.main import INTERRUPTED
 from sim_rl_plugin.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,21 +63,27 @@ def run(
     """Train the stages of FILE one after the other, and compare their policies on the same episodes.
 
     Complete stages are skipped, and one that was cut off continues where it was: run the same
-    command again. OVERRIDES set anything: student.algorithm.learning_rate=1e-3 common.num_envs=64.
+    command again. Ctrl-C, SIGTERM and SIGUSR1 save a checkpoint and end it, with status 130, 143 and 75.
+    OVERRIDES set anything: student.algorithm.learning_rate=1e-3 common.num_envs=64.
     """
     from sim_rl_plugin.pipelines.report import table_of, write_report
     from sim_rl_plugin.pipelines.running import run_pipeline
+    from sim_rl_plugin.runners.stop_signal import leaving_at_once, status_of
     from sim_rl_plugin.training import require_one_process
 
     require_one_process("sim-rl pipeline run")
     plan, folder = _plan(file, run_dir, runs_root, overrides, given)
     click.echo(f"pipeline folder: {folder}")
     try:
-        results = run_pipeline(plan, folder, redo=redo, say=click.echo)
-        files = write_report(plan, results, folder)
-    except KeyboardInterrupt:
+        with leaving_at_once():
+            results = run_pipeline(plan, folder, redo=redo, say=click.echo)
+            files = write_report(plan, results, folder)
+    except (KeyboardInterrupt, SystemExit) as error:
+        status = status_of(error)
+        if status is None:
+            raise
         click.echo(f"continue with: {_same_command(file, run_dir, runs_root, overrides, given)}")
-        raise click.exceptions.Exit(INTERRUPTED) from None
+        raise click.exceptions.Exit(status) from None
     _print_table(table_of(results, plan.pipeline.reference))
     for path in files:
         click.echo(f"written: {path}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,22 @@ import click
 
 from sim_rl_plugin.cli import options
 from sim_rl_plugin.cli.eval import describe_result
-from sim_rl_plugin.cli.main import INTERRUPTED
 from sim_rl_plugin.cli.plot import default_label
 from sim_rl_plugin.config import RunConfig, load_config, with_overrides
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.evaluation import EVALUATION_SEED_OFFSET, evaluate
 from sim_rl_plugin.plotting import plot_curves, read_curve
-from sim_rl_plugin.run_folder import METRICS_FILE, SavedRun, find_run, given_run_folder, new_run_folder
+from sim_rl_plugin.run_folder import (
+    METRICS_FILE,
+    SavedRun,
+    find_run,
+    given_run_folder,
+    holds_checkpoints,
+    new_run_folder,
+    owned_run,
+    take_latest_run,
+)
+from sim_rl_plugin.runners.stop_signal import leaving_at_once
 from sim_rl_plugin.simulation import open_env, resolve_device
 from sim_rl_plugin.training import Outcome, require_one_process, train_to_the_end
 from sim_rl_plugin.video import step_time_s, write_video
@@ -35,6 +45,12 @@ _VIDEO_TIME_S = 10.0
 @click.option("--run-dir", type=options.FILE, metavar="DIR", help="Run folder, instead of one named by task and time.")
 @click.option("--runs-root", type=options.FILE, default=Path("runs"), show_default=True, help="Folder of run folders.")
 @click.option("--resume", type=options.FILE, metavar="RUN", help="Continue a run: its folder, or a checkpoint.")
+@click.option(
+    "--resume-latest",
+    is_flag=True,
+    help="Continue the latest run of this task if there is one to continue, or start one.",
+)
+@options.trust_option
 @click.option("--eval-episodes", type=click.IntRange(min=0), default=10, show_default=True, help="Episodes at the end.")
 @click.option("--video/--no-video", default=True, show_default=True, help="Film the trained policy.")
 @click.argument("overrides", nargs=-1)
@@ -43,6 +59,8 @@ def train(
     run_dir: Path | None,
     runs_root: Path,
     resume: Path | None,
+    resume_latest: bool,
+    trust: bool,
     eval_episodes: int,
     video: bool,
     overrides: tuple[str, ...],
@@ -51,10 +69,34 @@ def train(
     """Train a policy, and write checkpoints, logs, a learning curve and a video to a run folder.
 
     OVERRIDES set anything: algorithm.learning_rate=3e-4 actor.hidden_dims=[256,128] env.num_threads=4.
-    Without --sim, the simulator is MuJoCo. Ctrl-C saves a checkpoint and ends the training.
+    Without --sim, the simulator is MuJoCo. Ctrl-C, SIGTERM and SIGUSR1 save a checkpoint and end the training,
+    with status 130, 143 and 75: run the same command with --resume-latest to go on.
     """
     require_one_process("sim-rl train")
-    saved, config = _settings(resume, config_file, run_dir, overrides, given)
+    if trust and resume is None:
+        raise click.UsageError("--trust goes with --resume, and says that its checkpoint may run code")
+    saved: SavedRun | None
+    with leaving_at_once(), ExitStack() as owned:
+        if resume is not None:
+            if resume_latest:
+                raise click.UsageError("--resume-latest does not go with --resume, which names a run")
+            saved, config = _resumed_settings(resume, config_file, run_dir, trust, overrides, given, owned)
+        else:
+            config = load_config(given.pop("simulator"), given.pop("task"), config_file, overrides, given)
+            saved = _latest(run_dir, runs_root, config, overrides, given, owned) if resume_latest else None
+            if saved is not None:
+                config = with_overrides(saved.settings, overrides, given)
+                if saved.is_complete(config):
+                    is_short = saved.completed_iterations < config.max_iterations
+                    what = "reached its return" if is_short else f"done all of its {config.max_iterations} iterations"
+                    click.echo(f"complete: {saved.folder} has {what}")
+                    return
+        _train(config, saved, run_dir, runs_root, eval_episodes, video)
+
+
+def _train(
+    config: RunConfig, saved: SavedRun | None, run_dir: Path | None, runs_root: Path, eval_episodes: int, video: bool
+) -> None:
     device = resolve_device(config.device)
     outcome = train_to_the_end(
         config,
@@ -68,31 +110,65 @@ def train(
         rows["stopped"] = f"after {outcome.completed} of {config.max_iterations} iterations"
         rows["continue with"] = f"sim-rl train --resume {outcome.folder}"
     else:
+        if outcome.reached_return is not None:
+            rows["complete"] = f"return {outcome.reached_return:.1f} reached after {outcome.completed} iterations"
         if video:
             rows["video"] = _attempt(lambda: _film(config, device, outcome))
         if eval_episodes:
             rows["evaluation"] = _attempt(lambda: _evaluate(config, device, outcome, eval_episodes))
     _print_summary(rows)
     if outcome.interrupted:
-        raise click.exceptions.Exit(INTERRUPTED)
+        raise click.exceptions.Exit(outcome.exit_status)
 
 
-def _settings(
-    resume: Path | None,
+def _resumed_settings(
+    resume: Path,
     config_file: Path | None,
     run_dir: Path | None,
+    trust: bool,
     overrides: tuple[str, ...],
     given: dict[str, Any],
-) -> tuple[SavedRun | None, RunConfig]:
-    """Return the run to resume, if any, and the resolved settings."""
-    if resume is None:
-        simulator, task = given.pop("simulator"), given.pop("task")
-        return None, load_config(simulator, task, config_file, overrides, given)
+    owned: ExitStack,
+) -> tuple[SavedRun, RunConfig]:
+    """Return the run of ``--resume``, whose folder is then owned, and the resolved settings."""
     for option, value in (("--config", config_file), ("--run-dir", run_dir)):
         if value is not None:
             raise click.UsageError(f"{option} does not go with --resume, which continues with a run's own")
-    saved = find_run(resume)
+    if resume.exists():
+        # Before its last checkpoint is looked for: another process might write one more.
+        owned.enter_context(owned_run(resume if resume.is_dir() else resume.parent))
+    saved = find_run(resume, trust=trust)
     return saved, with_overrides(saved.settings, overrides, given)
+
+
+def _latest(
+    run_dir: Path | None,
+    runs_root: Path,
+    config: RunConfig,
+    overrides: tuple[str, ...],
+    given: dict[str, Any],
+    owned: ExitStack,
+) -> SavedRun | None:
+    """Return the run that ``--resume-latest`` means, whose folder is then owned; None to start afresh."""
+    if run_dir is None:
+        return take_latest_run(
+            runs_root,
+            config,
+            lambda run: run.is_complete(with_overrides(run.settings, overrides, given)),
+            owned,
+            lambda line: click.echo(line, err=True),
+        )
+    if not run_dir.is_dir():
+        return None
+    owned.enter_context(owned_run(run_dir))
+    if not holds_checkpoints(run_dir):
+        return None
+    saved = find_run(run_dir)
+    for key in ("simulator", "task"):
+        found, wanted = saved.settings.get(key), getattr(config, key)
+        if found != wanted:
+            raise UserError(f"--run-dir: {run_dir} holds a run of the {key} {found!r}, not {wanted!r}")
+    return saved
 
 
 def _run_folder(saved: SavedRun | None, run_dir: Path | None, runs_root: Path, config: RunConfig) -> Path:
@@ -105,7 +181,7 @@ def _plot(folder: Path) -> str:
     try:
         curve = read_curve(folder / METRICS_FILE, default_label(folder))
         return str(plot_curves([curve], folder / "learning_curve.png"))
-    except UserError as error:
+    except (UserError, OSError) as error:
         return f"none: {error}"
 
 

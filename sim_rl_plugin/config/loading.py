@@ -16,8 +16,15 @@ from typing import Any
 from sim_rl_plugin.config.files import merge_layers, read_config
 from sim_rl_plugin.config.migrations import migrate
 from sim_rl_plugin.config.overrides import parse_overrides
-from sim_rl_plugin.config.schema import MODEL_SECTIONS, RunConfig, schema_defaults, unknown_setting
-from sim_rl_plugin.config.signature import check_arguments, check_value, parameters_of
+from sim_rl_plugin.config.schema import (
+    MODEL_SECTIONS,
+    EvaluationSettings,
+    KeepCheckpoints,
+    RunConfig,
+    schema_defaults,
+    unknown_setting,
+)
+from sim_rl_plugin.config.signature import check_arguments, check_value, parameters_of, shorten, unknown_key
 from sim_rl_plugin.config.yaml_text import dump
 from sim_rl_plugin.errors import UserError, nearest
 from sim_rl_plugin.plugins import get_manager
@@ -28,12 +35,25 @@ PROVIDED_TO_MODEL = ("obs", "obs_groups", "obs_set", "output_dim", "cnns")
 PROVIDED_TO_LOG_WRITER = ("log_dir",)
 PROVIDED_TO_ADAPTER = ("task", "num_envs", "device", "seed", "render")
 
+OBSERVATION_SETS = (*MODEL_SECTIONS, "rnd_state")
+
 # rsl_rl's construct_algorithm takes this one out of the algorithm's settings before the constructor
 # sees them.
 CONSTRUCTION_KEYS = {"share_cnn_encoders": bool | None}
 
 # Top-level keys that every runner reads; the others are the business of train scripts.
-_RUNNERS_KEYS = ("num_steps_per_env", "save_interval", "obs_groups", "check_for_nan", "init_from")
+_RUNNERS_KEYS = (
+    "num_steps_per_env",
+    "save_interval",
+    "keep_checkpoints",
+    "evaluation",
+    "obs_groups",
+    "check_for_nan",
+    "init_from",
+)
+
+# Sections of the runner, and what holds their keys.
+_RUNNERS_SECTIONS = {"keep_checkpoints": KeepCheckpoints, "evaluation": EvaluationSettings}
 
 # Keys that simulators put beside rsl_rl's own, for their train scripts.
 _OTHERS_KEYS = (
@@ -197,6 +217,11 @@ def check_classes(settings: dict[str, Any]) -> None:
         UserError: With the key path of what is wrong.
     """
     resolve_class({"class_name": settings.get("class_name") or "OnPolicyRunner"}, path="runner")
+    for section, owner in _RUNNERS_SECTIONS.items():
+        check_arguments(owner, settings.get(section, {}), section)
+    every, interval = settings.get("keep_checkpoints", {}).get("every"), settings.get("save_interval", 50)
+    if every is not None and every % interval:
+        raise UserError(f"keep_checkpoints.every: expected a multiple of save_interval ({interval}), found {every}")
     algorithm, kwargs = resolve_class(settings["algorithm"], path="algorithm")
     also = CONSTRUCTION_KEYS if hasattr(algorithm, "construct_algorithm") else None
     check_arguments(algorithm, kwargs, "algorithm", provided=PROVIDED_TO_ALGORITHM, also=also)
@@ -204,6 +229,18 @@ def check_classes(settings: dict[str, Any]) -> None:
         if settings.get(section) is not None:
             model, kwargs = resolve_class(settings[section], path=section)
             check_arguments(model, kwargs, section, provided=PROVIDED_TO_MODEL)
+    _check_observation_sets(settings.get("obs_groups") or {})
+
+
+def _check_observation_sets(obs_groups: dict[str, Any]) -> None:
+    """Refuse a set that looks like one of ours, and warn of others, which only an algorithm of a plugin may read."""
+    for name in obs_groups:
+        if name in OBSERVATION_SETS:
+            continue
+        if nearest(str(name), OBSERVATION_SETS) is not None:
+            raise unknown_key("obs_groups", str(name), OBSERVATION_SETS)
+        _log.warning("obs_groups.%s: none of our algorithms reads this set; theirs are %s",
+                     name, ", ".join(OBSERVATION_SETS))  # fmt: skip
 
 
 def _check_log_writers(config: RunConfig) -> None:
@@ -250,9 +287,12 @@ def check_train_cfg(train_cfg: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: A section is missing, or a setting is unknown or has the wrong type.
     """
+    if not isinstance(train_cfg, dict):
+        raise UserError(f"expected a training dict, found {shorten(train_cfg)}")
     for key in ("algorithm", "num_steps_per_env"):
         if key not in train_cfg:
-            raise UserError(f"{key} is missing: the training dict has {', '.join(map(str, train_cfg)) or 'no keys'}")
+            keys = ", ".join(map(repr, train_cfg)) or "no keys"
+            raise UserError(f"{key} is missing: the training dict has {keys}")
     train_cfg = _migrated(train_cfg)
     _warn_of_near_misses([key for key in train_cfg if key not in RunConfig.model_fields])
     for key in _RUNNERS_KEYS:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
+import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
@@ -19,6 +22,67 @@ MODEL_SECTIONS = ("actor", "critic", "student", "teacher")
 
 SECTIONS = ("algorithm", *MODEL_SECTIONS)
 """Sections whose keys are the constructor parameters of the class that they name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepCheckpoints:
+    """Which checkpoints stay in the run folder once a newer one is complete: section ``keep_checkpoints``.
+
+    The newest, the best, and the one that the training was resumed from always stay.
+
+    Attributes:
+        last: How many of the newest ones; None for all.
+        every: Iterations whose multiples are kept as well, however old; None for none.
+        best: Whether the best policy of the evaluations while training is kept, as ``model_best.pt``.
+    """
+
+    last: int | None = None
+    every: int | None = None
+    best: bool = True
+
+    @classmethod
+    def check_settings(cls, settings: Mapping[str, Any], path: str) -> None:
+        """Check what the types do not say.
+
+        Raises:
+            UserError: A number is below 1, or ``every`` has no effect.
+        """
+        for key in ("last", "every"):
+            if settings.get(key) is not None and settings[key] < 1:
+                raise UserError(f"{path}.{key}: expected 1 or more, or null, found {settings[key]}")
+        if settings.get("every") is not None and settings.get("last") is None:
+            raise UserError(f"{path}.every: has no effect while {path}.last is null, which keeps every checkpoint")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """Evaluation while training, in environments of its own: section ``evaluation``.
+
+    Attributes:
+        every: Iterations between two evaluations; 0 for none.
+        episodes: Episodes of each, in as many environments, with the deterministic policy.
+        stop_at_return: Mean return with which the training is complete; None for never.
+    """
+
+    every: int = 0
+    episodes: int = 10
+    stop_at_return: float | None = None
+
+    @classmethod
+    def check_settings(cls, settings: Mapping[str, Any], path: str) -> None:
+        """Check what the types do not say.
+
+        Raises:
+            UserError: A number is too small, or a return is waited for that is never measured.
+        """
+        for key, least in (("every", 0), ("episodes", 1)):
+            if settings.get(key, least) < least:
+                raise UserError(f"{path}.{key}: expected {least} or more, found {settings[key]}")
+        target = settings.get("stop_at_return")
+        if target is not None and not math.isfinite(target):
+            raise UserError(f"{path}.stop_at_return: expected a number that is finite, or null, found {target}")
+        if target is not None and not settings.get("every", 0):
+            raise UserError(f"{path}.stop_at_return: nothing is evaluated while training: set {path}.every")
 
 
 def _default_actor() -> dict[str, Any]:
@@ -67,6 +131,14 @@ class RunConfig(BaseModel):
 
     save_interval: int = Field(default=50, gt=0)
     """Iterations between two checkpoints."""
+
+    keep_checkpoints: dict[str, Any] = Field(default_factory=lambda: dataclasses.asdict(KeepCheckpoints()))
+    """Checkpoints that stay once a newer one is written: the `last` so many (null for all), of the older ones those
+    at multiples of `every` iterations, and the `best` by evaluation."""
+
+    evaluation: dict[str, Any] = Field(default_factory=lambda: dataclasses.asdict(EvaluationSettings()))
+    """Evaluation while training: `every` so many iterations (0 for never), `episodes` of the deterministic policy,
+    and the mean return to `stop_at_return`."""
 
     obs_groups: dict[str, list[str]] = Field(default_factory=dict)
     """Observation groups that each observation set (`actor`, `critic`) is made of. For a set that is

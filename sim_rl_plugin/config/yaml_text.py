@@ -10,6 +10,11 @@ import yaml
 
 from sim_rl_plugin.errors import UserError
 
+_MAX_BYTES = 4_000_000
+_MAX_DEPTH = 64
+_MAX_VALUES = 200_000
+"""Values of a document with every alias written out; a config has a few hundred."""
+
 # The core schema of YAML 1.2. PyYAML's own rules are those of 1.1, where 3e-4 is a string,
 # `on` is true, 1:30 is ninety and 010 is eight.
 _RULES: list[tuple[str, str, str]] = [
@@ -31,6 +36,18 @@ class _Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
+    def construct_document(self, node: yaml.Node) -> Any:
+        _check_size(node)
+        return super().construct_document(node)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError) as error:
+            # PyYAML leaves it to int() and its like to complain about a value with an explicit tag, or a huge one.
+            kind = node.tag.rpartition(":")[2]
+            raise _mistake(f"{_shorten(node.value)} cannot be read as {kind}", node) from error
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
@@ -43,6 +60,15 @@ class _Loader(yaml.SafeLoader):
                 raise _mistake(f"the key {key!r} stands here a second time", key_node)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+# Without sets, dates, bytes and the like, which no setting is.
+_TAGS = ("bool", "float", "int", "map", "null", "seq", "str")
+_Loader.yaml_constructors = {
+    tag: constructor
+    for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag.rpartition(":")[2] in _TAGS
+}
 
 
 class _Dumper(yaml.SafeDumper):
@@ -61,8 +87,45 @@ for _tag, _pattern, _first in _RULES:
     _Dumper.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), _starts)
 
 
+def _check_size(root: yaml.Node) -> None:
+    """Refuse a document that holds itself, or whose aliases multiply to more than anybody could mean."""
+    counts: dict[int, int] = {}
+
+    def count(node: yaml.Node, above: tuple[int, ...]) -> int:
+        if id(node) in above:
+            raise _mistake("this value holds itself", node)
+        if id(node) in counts:
+            return counts[id(node)]
+        if len(above) > _MAX_DEPTH:
+            raise _mistake(f"values are nested more than {_MAX_DEPTH} deep", node)
+        inner: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            inner = node.value
+        elif isinstance(node, yaml.MappingNode):
+            inner = [part for pair in node.value for part in pair]
+        total = 1 + sum(count(part, (*above, id(node))) for part in inner)
+        if total > _MAX_VALUES:
+            raise _mistake(f"with its aliases written out, this has more than {_MAX_VALUES:,} values", node)
+        counts[id(node)] = total
+        return total
+
+    count(root, ())
+
+
 def _mistake(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+
+
+def _load(text: str) -> Any:
+    """Return what a YAML document holds.
+
+    Raises:
+        yaml.YAMLError: It is no YAML, or asks for more than settings can be.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError as error:
+        raise yaml.YAMLError(f"values are nested more than {_MAX_DEPTH} deep") from error
 
 
 def _explain(error: yaml.YAMLError) -> tuple[str, str]:
@@ -84,9 +147,9 @@ def parse_value(text: str) -> Any:
         UserError: It is no YAML.
     """
     try:
-        return yaml.load(text, _Loader)
+        return _load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"cannot read the value {text!r}: {_explain(error)[1]}") from error
+        raise UserError(f"cannot read the value {_shorten(text)}: {_explain(error)[1]}") from error
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -97,22 +160,27 @@ def read_mapping(path: Path) -> dict[str, Any]:
             else than a mapping; the message begins with ``file:line``.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            # Bounded: the path may also be a pipe, or a device that never ends.
+            found = file.read(_MAX_BYTES + 1)
+        text = found.decode("utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise UserError(f"{path}: cannot be read: {reason}") from error
+    if len(found) > _MAX_BYTES:
+        raise UserError(f"{path}: the file is too large for settings: more than {_MAX_BYTES:,} bytes")
     try:
-        found = yaml.load(text, _Loader)
+        settings = _load(text)
     except yaml.YAMLError as error:
         line, problem = _explain(error)
         raise UserError(f"{path}{line}: {problem}") from error
-    if found is None:
+    if settings is None:
         return {}
-    if not isinstance(found, dict):
-        raise UserError(f"{path}:1: expected a mapping of settings, found {_shorten(found)}")
-    return found
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}:1: expected a mapping of settings, found {_shorten(settings)}")
+    return settings
 
 
 def dump(settings: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from sim_rl_plugin.env.check import check_env, require_env
 from sim_rl_plugin.env.problems import Problem
 from sim_rl_plugin.env.recognition import as_vec_env
+from sim_rl_plugin.env.terms import Term
 from sim_rl_plugin.env.vec_env import VecEnv
 
-__all__ = ["Problem", "VecEnv", "as_vec_env", "check_env", "require_env"]
+__all__ = ["Problem", "Term", "VecEnv", "as_vec_env", "check_env", "require_env"]

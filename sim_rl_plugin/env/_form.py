@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from tensordict import TensorDictBase
 
 from sim_rl_plugin.env.problems import Findings
+from sim_rl_plugin.env.terms import fault_in_terms
 from sim_rl_plugin.env.vec_env import VecEnv
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -187,6 +189,26 @@ class FormCheck:
                 f"found groups {_describe_shapes(found)}, expected those of obs, {_describe_shapes(expected)}: "
                 "the critic is evaluated on final_obs and needs every group that it reads",
             )
+
+    def terms(self, obs: TensorDictBase) -> None:
+        """Check what the environment tells of the contents of its observations and actions."""
+        by_group: Any = getattr(self._env, "observation_terms", {})
+        actions: Any = getattr(self._env, "action_terms", ())
+        if not isinstance(by_group, Mapping):
+            found = type(by_group).__name__
+            self._report("wrong-terms", "observation_terms", f"found a {found}, expected groups to lists of Term")
+            by_group = {}
+        for group, terms in by_group.items():
+            where = f"observation_terms[{group!r}]"
+            if group not in obs.keys():
+                names = ", ".join(map(str, obs.keys()))
+                self._report("wrong-terms", where, f"there is no such observation group, only {names}")
+            elif fault := fault_in_terms(terms, obs[group][0].numel()):
+                self._report("wrong-terms", where, fault)
+        if not isinstance(actions, Sequence) or actions:
+            fault = fault_in_terms(actions, self._env.num_actions)
+            if fault:
+                self._report("wrong-terms", "action_terms", fault)
 
     def stop_if_unsound(self) -> None:
         """End the examination if anything has the wrong form."""

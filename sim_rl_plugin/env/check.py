@@ -92,6 +92,7 @@ class _Checker:
         """Run the whole course; raises ``Unsound`` where it cannot go on."""
         self._form.attributes()
         first_obs = self._form.observations(self.env.get_observations())
+        self._form.terms(first_obs)
         self._hold_obs(first_obs)
         self._last_obs = cloned(dict(first_obs.items()))
         for _ in range(num_steps):

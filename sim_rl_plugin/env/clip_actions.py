@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from tensordict import TensorDict
 
+from sim_rl_plugin.env.terms import Term
 from sim_rl_plugin.env.vec_env import VecEnv
 
 
@@ -45,6 +47,21 @@ class ClipActions(VecEnv):
     def restores_exactly(self) -> bool:  # type: ignore[override]
         """Whether the inner environment's state continues episodes bit for bit."""
         return getattr(self.env, "restores_exactly", True)
+
+    @property
+    def one_per_process(self) -> bool:  # type: ignore[override]
+        """Whether no other environment can be opened beside the inner one."""
+        return getattr(self.env, "one_per_process", False)
+
+    @property
+    def observation_terms(self) -> Mapping[str, Sequence[Term]]:  # type: ignore[override]
+        """The inner environment's, if it tells."""
+        return getattr(self.env, "observation_terms", {})
+
+    @property
+    def action_terms(self) -> Sequence[Term]:  # type: ignore[override]
+        """The inner environment's, if it tells."""
+        return getattr(self.env, "action_terms", ())
 
     def get_observations(self) -> TensorDict:
         """Return the inner environment's observations."""

@@ -15,13 +15,14 @@ next reset. Both is put right here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 
+from sim_rl_plugin.env.terms import Term
 from sim_rl_plugin.env.vec_env import VecEnv
 from sim_rl_plugin.errors import UserError
 
@@ -98,6 +99,21 @@ class ForeignVecEnv(VecEnv):
     def episode_length_buf(self, value: torch.Tensor) -> None:
         self.env.episode_length_buf = value
 
+    @property
+    def restores_exactly(self) -> bool:  # type: ignore[override]
+        """Whether the inner environment's state continues episodes bit for bit; it is believed unless it denies it."""
+        return getattr(self.env, "restores_exactly", True)
+
+    @property
+    def observation_terms(self) -> Mapping[str, Sequence[Term]]:  # type: ignore[override]
+        """The inner environment's, if it tells."""
+        return getattr(self.env, "observation_terms", {})
+
+    @property
+    def action_terms(self) -> Sequence[Term]:  # type: ignore[override]
+        """The inner environment's, if it tells."""
+        return getattr(self.env, "action_terms", ())
+
     def get_observations(self) -> TensorDict:
         """Return a copy of what ``step`` returned last, or at first of what the environment had."""
         return self._obs.clone()
@@ -145,6 +161,8 @@ class ForeignVecEnv(VecEnv):
         """Restore the inner environment's state."""
         self.env.load_state_dict(state["env"])
         self._obs = self._tensor_dict({name: value.to(self.device, copy=True) for name, value in state["obs"].items()})
+        # What lies in `extras` by now was logged before the state was saved, or comes from a reset that never counted.
+        self._log.of_this_step(getattr(self.env, "extras", None) or {})
 
     def _read_observations(self) -> TensorDict:
         found = self.env.get_observations()

@@ -8,6 +8,7 @@ from typing import Literal
 AREAS: dict[str, tuple[str, ...]] = {
     "attributes": ("missing-attribute", "wrong-attribute"),
     "structure": ("wrong-type", "wrong-shape", "groups-changed"),
+    "terms": ("wrong-terms",),
     "dtypes": ("wrong-dtype",),
     "devices": ("wrong-device",),
     "buffers": ("buffer-reused", "actions-modified"),

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from tensordict import TensorDict
 
+from sim_rl_plugin.env.terms import Term
 from sim_rl_plugin.errors import UserError
 
 
 class VecEnv(ABC):
     """A batch of ``num_envs`` environments that step together and reset themselves.
 
-    The signature is rsl_rl's ``VecEnv``. Two things are added, both optional: ``final_obs`` in
-    ``extras``, and the methods at the end of this class, which let a training be resumed exactly,
-    filmed, and closed.
+    The signature is rsl_rl's ``VecEnv``. Three things are added, all optional: ``final_obs`` in
+    ``extras``, the names of what is in observations and actions, and the methods at the end of this
+    class, which let a training be resumed exactly, filmed, and closed.
 
     ``sim-rl check-env`` and ``sim_rl_plugin.testing.VecEnvContract`` test every sentence below.
     """
@@ -44,6 +46,16 @@ class VecEnv(ABC):
     restores_exactly: bool = True
     """Whether ``load_state_dict`` continues the episodes in progress bit for bit. Where a simulator can only
     restore what outlives an episode (counters, curricula), this is False, and episodes start afresh."""
+
+    one_per_process: bool = False
+    """Whether the simulator takes one environment at a time in a process, so that none can be opened beside it."""
+
+    observation_terms: Mapping[str, Sequence[Term]] = {}
+    """The named parts of each observation group, in order, where the simulator knows them. A policy that
+    meets another layout is then told which term differs."""
+
+    action_terms: Sequence[Term] = ()
+    """The named parts of the action vector, in order, where the simulator knows them."""
 
     @abstractmethod
     def get_observations(self) -> TensorDict:

@@ -12,7 +12,7 @@ import torch
 from tensordict import TensorDict
 from torch import nn
 
-from sim_rl_plugin.config.signature import check_arguments
+from sim_rl_plugin.config.signature import check_arguments, check_value, parameters_of, unknown_key
 from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.errors import UserError, unknown_name
 from sim_rl_plugin.modules import MLP, EmpiricalDiscountedVariationNormalization, EmpiricalNormalization
@@ -213,11 +213,16 @@ def check_weight_schedule(schedule: dict[str, Any], path: str = "algorithm.rnd_c
     Raises:
         ValueError: With the key path of what is wrong.
     """
-    if schedule.get("mode") not in _SCHEDULES:
-        raise unknown_name(f"{path}.mode", str(schedule.get("mode")), _SCHEDULES)
-    scheduler = getattr(RandomNetworkDistillation, _SCHEDULES[schedule["mode"]])
+    check_value(str, schedule.get("mode"), f"{path}.mode")
+    if schedule["mode"] not in _SCHEDULES:
+        raise unknown_name(f"{path}.mode", schedule["mode"], _SCHEDULES)
+    schedulers = {mode: getattr(RandomNetworkDistillation, name) for mode, name in _SCHEDULES.items()}
+    check_arguments(schedulers[schedule["mode"]], schedule, path, provided=("self", "step"), also={"mode": str})
     # Keys of another mode are taken and mean nothing, as in rsl_rl.
-    check_arguments(scheduler, schedule, path, provided=("self", "step"), also={"mode": str})
+    known = {"mode"}.union(*(parameters_of(scheduler).annotations for scheduler in schedulers.values()))
+    for key in schedule:
+        if key not in known:
+            raise unknown_key(path, key, known - {"self", "step"})
 
 
 def resolve_rnd_config(

@@ -75,6 +75,7 @@ class EpisodeStatistics:
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Continue the episodes of ``state``, if it is of as many environments."""
+        self._steps.clear()
         if state["running"].shape[1] == self._running_rn.shape[1]:
             self._running_rn = state["running"].to(self._running_rn.device, copy=True)
 

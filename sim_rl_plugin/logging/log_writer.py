@@ -30,7 +30,13 @@ class LogWriter(ABC):
         """Be told that all values of an iteration have been added."""
 
     def resume_at(self, iteration: int) -> None:
-        """Continue the log of the run folder: drop what it holds from ``iteration`` on, which comes again."""
+        """Continue the log of the run folder: drop what it holds from ``iteration`` on, which comes again.
+
+        Called before the first value. A process that was killed may have left its last value half-written.
+        """
+
+    def flush(self) -> None:
+        """Bring what was recorded to where a crash cannot lose it; a checkpoint is about to be written."""
 
     def store_config(self, env_cfg: dict | object, train_cfg: dict[str, Any]) -> None:
         """Record the settings; called once, at the start."""

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 
-from sim_rl_plugin.checkpoint import check_layout, describe_layout
 from sim_rl_plugin.config import RunConfig
 from sim_rl_plugin.config.yaml_text import dump, read_mapping
 from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.errors import UserError, unknown_name
 from sim_rl_plugin.evaluation import EvaluationResult, evaluate
+from sim_rl_plugin.folder_lock import LOCK_FILE, owned_folder
+from sim_rl_plugin.layout import check_layout, describe_layout
 from sim_rl_plugin.pipelines.plan import Plan, PlannedStage
 from sim_rl_plugin.pipelines.report import StageResult
 from sim_rl_plugin.pipelines.stage_folder import (
@@ -27,12 +28,10 @@ from sim_rl_plugin.pipelines.stage_folder import (
 from sim_rl_plugin.run_folder import SavedRun, build_runner, find_run, load_policy
 from sim_rl_plugin.simulation import open_env, prepare_process, resolve_device
 from sim_rl_plugin.training import train_to_the_end
-from sim_rl_plugin.whole_file import write_text_whole
+from sim_rl_plugin.whole_file import remove_unfinished, write_text_whole
 
 RECORD_FILE = "pipeline.yaml"
 """In a pipeline's folder: its name and the settings of every stage as they were last run."""
-
-_LOCK_FILE = ".lock"
 
 # A task's environment settings; where a stage's differ from the common ones, it is tried in both.
 _ENVIRONMENT_KEYS = ("simulator", "task", "env", "clip_actions", "device", "num_envs")
@@ -56,6 +55,7 @@ def run_pipeline(
         UserError: A stage does not fit the environment, was trained with other settings or from
             another input, or the folder holds something else. Nothing has been trained or moved then.
         KeyboardInterrupt: After the checkpoint of a Ctrl-C.
+        SystemExit: After that of another signal, with its status.
     """
     with _owned_folder(root):
         _check_record(plan, root)
@@ -88,29 +88,20 @@ def pipeline_status(plan: Plan, root: Path) -> list[StageStatus]:
 
 @contextmanager
 def _owned_folder(root: Path) -> Iterator[None]:
-    """Keep a second process out of a pipeline's folder; the system forgets the lock when this one dies."""
+    """Create a pipeline's folder, and keep a second process out of it."""
     try:
         root.mkdir(parents=True, exist_ok=True)
-        file = (root / _LOCK_FILE).open("w")
     except OSError as error:
         raise UserError(f"cannot write to the pipeline folder {root}: {error.strerror}") from error
-    with file:
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            yield
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is running the pipeline in {root}") from None
+    with owned_folder(root, "running the pipeline in"):
+        remove_unfinished(root)
         yield
 
 
 def _check_record(plan: Plan, root: Path) -> None:
     record = root / RECORD_FILE
     if not record.is_file():
-        if any(path.name != _LOCK_FILE for path in root.iterdir()):
+        if any(path.name != LOCK_FILE for path in root.iterdir()):
             raise UserError(f"{root} holds something other than a pipeline: choose another folder with --run-dir")
         return
     name = read_mapping(record).get("pipeline")
@@ -196,9 +187,8 @@ def _try_stage(config: RunConfig, common: RunConfig, evaluation_env: VecEnv) -> 
         env = evaluation_env
         if any(getattr(config, key) != getattr(common, key) for key in _ENVIRONMENT_KEYS):
             env = stack.enter_context(open_env(config, device=device))
-        layout = describe_layout(env.get_observations(), env.num_actions)
         try:
-            check_layout({"sim_rl": {"layout": layout}}, evaluation_env)
+            check_layout(describe_layout(env), evaluation_env)
         except UserError as error:
             raise UserError(f"it cannot be evaluated in the environment of the common settings: {error}") from error
         build_runner(config, env, device)
@@ -227,7 +217,7 @@ def _run_stage(status: StageStatus, root: Path, say: Callable[[str], None]) -> N
     )
     if outcome.interrupted:
         say(f"{planned.name}: stopped after {outcome.completed} of {config.max_iterations} iterations")
-        raise KeyboardInterrupt
+        outcome.leave()
 
 
 def _init_from(planned: PlannedStage, root: Path) -> str | list[str] | None:

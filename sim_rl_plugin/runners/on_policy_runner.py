@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import os
+import signal
 import time
 import warnings
 from collections.abc import Iterator
@@ -16,27 +16,33 @@ from tensordict import TensorDict
 from torch import nn
 
 import sim_rl_plugin
-from sim_rl_plugin import plugins
+from sim_rl_plugin import distributed, plugins
 from sim_rl_plugin.algorithms import PPO
 from sim_rl_plugin.checkpoint import (
-    check_layout,
-    describe_layout,
+    BEST_FILE,
     find_checkpoint,
+    kept_random_state,
     load_checkpoint,
+    plain_settings,
     random_state,
     save_checkpoint,
     set_aside_later_checkpoints,
     set_random_state,
 )
+from sim_rl_plugin.checkpoint_manifest import versions
+from sim_rl_plugin.checkpoint_retention import remove_outdated
 from sim_rl_plugin.config import check_train_cfg
+from sim_rl_plugin.config.schema import EvaluationSettings, KeepCheckpoints
 from sim_rl_plugin.env import VecEnv, as_vec_env
 from sim_rl_plugin.env.finite import FiniteWatch
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.export import write_onnx
+from sim_rl_plugin.layout import check_layout, describe_layout
 from sim_rl_plugin.logging.logger import Logger
 from sim_rl_plugin.models.exported_policy import is_exported_policy
-from sim_rl_plugin.registry import resolve_callable
-from sim_rl_plugin.runners.stop_signal import StopSignal
+from sim_rl_plugin.registry import packages_of_simulator, resolve_callable
+from sim_rl_plugin.runners.evaluations import Evaluations
+from sim_rl_plugin.runners.stop_signal import StopSignal, leave
 
 _CHECKPOINT_FORMAT = 1
 
@@ -72,7 +78,7 @@ class OnPolicyRunner:
         obs = env.get_observations().to(device)
         algorithm_class = resolve_callable(self.cfg["algorithm"]["class_name"])
         self.alg = algorithm_class.construct_algorithm(obs, env, self.cfg, device)
-        self.layout = describe_layout(obs, env.num_actions)
+        self.layout = describe_layout(env, obs)
         self.logger = Logger(
             log_dir=log_dir,
             cfg=self.cfg,
@@ -89,7 +95,12 @@ class OnPolicyRunner:
         self.completed_iterations = 0
         """Iterations done since the start of training, in earlier processes too."""
         self.interrupted = False
-        """Whether the last ``learn`` was ended by Ctrl-C."""
+        """Whether a signal ended the last ``learn`` early: Ctrl-C, SIGTERM or SIGUSR1."""
+        self.reached_return: float | None = None
+        """Mean return of the evaluation that ended the training, see ``evaluation.stop_at_return``."""
+        self._evaluations = Evaluations(EvaluationSettings(**self.cfg.get("evaluation", {})), self.cfg.get("seed") or 0)
+        self._keep_checkpoints = KeepCheckpoints(**self.cfg.get("keep_checkpoints", {}))
+        self._resumed_from: Path | None = None
         self._simulation_restored = False
         self._has_loaded = False
         self._writes_checkpoints = log_dir is not None and self.gpu_global_rank == 0
@@ -100,8 +111,8 @@ class OnPolicyRunner:
     def learn(self, num_learning_iterations: int, init_at_random_ep_len: bool = False) -> None:
         """Train for a number of iterations.
 
-        Ctrl-C ends the training after the current iteration, with a checkpoint; ``interrupted``
-        tells. A second Ctrl-C ends it at once.
+        Ctrl-C, SIGTERM and SIGUSR1 end the training after the current iteration, with a checkpoint;
+        ``interrupted`` tells. A second signal ends it at once.
 
         Args:
             num_learning_iterations: How many iterations.
@@ -109,9 +120,10 @@ class OnPolicyRunner:
                 limit do not end all at once.
 
         Raises:
-            ValueError: The environment returned NaN or infinity, and the policy is the one before; or a
-                student has no teacher.
+            ValueError: The environment returned NaN or infinity, and the policy is the one before; a student has
+                no teacher; evaluations are asked for without ``evaluate_in``; or a file cannot be written.
             KeyboardInterrupt: After the checkpoint of a Ctrl-C.
+            SystemExit: After that of SIGTERM (status 143) or SIGUSR1 (75).
         """
         if not self._has_loaded:
             self.initialize()
@@ -120,15 +132,18 @@ class OnPolicyRunner:
                 "the teacher has no parameters to imitate: set init_from to a run folder or checkpoint of the teacher, "
                 "or to a policy exported as TorchScript or ONNX, or call runner.load"
             )
+        self._evaluations.prepare(self.is_distributed, self.logger.log_dir if self._resumed_from else None)
         if init_at_random_ep_len and not self._simulation_restored:
             self._spread_episode_ends()
         obs = self._to_device(self.env.get_observations())
         self.alg.train_mode()
         if self.is_distributed:
             self.alg.broadcast_parameters()
-        self.logger.init_logging_writer()
         hooks = plugins.get_manager()
-        hooks.fire("sim_rl_run_start", runner=self)
+        # What writers and hooks draw is no part of the training: they are asked again when it is resumed.
+        with kept_random_state():
+            self.logger.init_logging_writer()
+            hooks.fire("sim_rl_run_start", runner=self)
 
         first = self.current_learning_iteration
         end = first + num_learning_iterations
@@ -137,11 +152,16 @@ class OnPolicyRunner:
             with StopSignal() as stop:
                 for iteration in range(first, end):
                     obs = self._iterate(obs, iteration, first, end)
-                    self.interrupted = stop.requested
-                    is_last = iteration == end - 1 or self.interrupted
-                    if self._writes_checkpoints and (is_last or iteration % self.cfg["save_interval"] == 0):
-                        self._save_into_run_folder(iteration)
-                    if self.interrupted:
+                    is_stopped = self._is_stopped(stop)
+                    self.reached_return = self._evaluations.reached_return(iteration)
+                    # Where there is no room for a log, a checkpoint may still find some.
+                    is_over = is_stopped or self.reached_return is not None or self.logger.failure is not None
+                    if self._writes_checkpoints:
+                        self._save_into_run_folder(iteration, is_last=is_over or iteration == end - 1)
+                    if self.logger.failure is not None:
+                        raise self.logger.failure
+                    self.interrupted = is_stopped
+                    if is_over:
                         break
         except BaseException as error:
             hooks.fire("sim_rl_run_error", runner=self, error=error)
@@ -150,7 +170,11 @@ class OnPolicyRunner:
             self.logger.stop_logging_writer()
         hooks.fire("sim_rl_run_end", runner=self)
         if self.interrupted:
-            raise KeyboardInterrupt
+            leave(stop.number or signal.SIGTERM)  # on a rank without a signal of its own, as launchers send
+
+    def _is_stopped(self, stop: StopSignal) -> bool:
+        """Return whether a signal asks to stop; all ranks stop together, or those left would wait for ever."""
+        return distributed.any_rank(stop.requested, self.device) if self.is_distributed else stop.requested
 
     def initialize(self) -> None:
         """Take over the models of ``init_from``; ``learn`` does so unless something was loaded before.
@@ -169,7 +193,7 @@ class OnPolicyRunner:
             raise UserError(f"init_from: {type(self.alg).__name__} cannot start from another training's models")
         checkpoints = [load_checkpoint(path, self.device) for path in paths]
         for contents in checkpoints:
-            check_layout(contents, self.env)
+            check_layout(contents.get("sim_rl", {}).get("layout"), self.env)
         with _explained(", ".join(map(str, paths))):
             start_from(checkpoints)
 
@@ -188,6 +212,7 @@ class OnPolicyRunner:
             self.alg.compute_returns(obs)
         losses = self.alg.update()
         learned_s = time.perf_counter()
+        action_std = _action_std(self.alg.get_policy())
         self.current_learning_iteration = iteration
         self.completed_iterations = iteration + 1
         metrics = self.logger.log(
@@ -198,8 +223,9 @@ class OnPolicyRunner:
             learn_time=learned_s - collected_s,
             loss_dict=losses,
             learning_rate=self.alg.learning_rate,
-            action_std=_action_std(self.alg.get_policy()),
+            action_std=action_std,
             rnd_weight=getattr(getattr(self.alg, "rnd", None), "weight", None),
+            more=self._evaluations.after(iteration, self.alg),
         )
         plugins.get_manager().fire("sim_rl_iteration_end", runner=self, iteration=iteration, metrics=metrics)
         return obs
@@ -234,6 +260,15 @@ class OnPolicyRunner:
         else:
             self.env.episode_length_buf = torch.randint_like(ages, high=int(self.env.max_episode_length))
 
+    def evaluate_in(self, env: VecEnv) -> None:
+        """Take the environments for the evaluations while training that ``evaluation`` in the training dict asks for.
+
+        Args:
+            env: Environments of the same task for these evaluations alone, just opened; they stay the caller's
+                to close. One per episode is fastest.
+        """
+        self._evaluations.take(env)
+
     # Checkpoints
 
     def save(self, path: str, infos: dict[str, Any] | None = None) -> None:
@@ -246,6 +281,8 @@ class OnPolicyRunner:
         Raises:
             ValueError: The file cannot be written.
         """
+        # First, so that no checkpoint ever outlives the metrics of the iterations before it.
+        self.logger.flush()
         contents = self.alg.save()
         contents["iter"] = self.current_learning_iteration
         contents["infos"] = infos
@@ -253,9 +290,12 @@ class OnPolicyRunner:
         contents["sim_rl"] = {
             "format": _CHECKPOINT_FORMAT,
             "version": sim_rl_plugin.__version__,
-            "config": _plain(self.cfg),
+            "config": plain_settings(self.cfg),
             "layout": self.layout,
             "completed_iterations": self.completed_iterations,
+            "versions": versions(packages_of_simulator(self.cfg.get("simulator"), self.env)),
+            "evaluation": self._evaluations.of(self.completed_iterations - 1),
+            "reached_return": self.reached_return,
             "logger": self.logger.state_dict(),
             "random": random_state(),
             "environment": env_state,
@@ -264,11 +304,20 @@ class OnPolicyRunner:
         save_checkpoint(path, contents)
         self.logger.save_model(path, self.current_learning_iteration)
 
-    def _save_into_run_folder(self, iteration: int) -> None:
+    def _save_into_run_folder(self, iteration: int, is_last: bool) -> None:
+        """Write the checkpoints that are due, the best and a numbered one; then remove what is outdated."""
         assert self.logger.log_dir is not None
-        path = os.path.join(self.logger.log_dir, f"model_{iteration}.pt")
-        self.save(path)
-        plugins.get_manager().fire("sim_rl_checkpoint_saved", runner=self, path=Path(path), iteration=iteration)
+        folder = Path(self.logger.log_dir)
+        names = [BEST_FILE] if self._keep_checkpoints.best and self._evaluations.is_best(iteration) else []
+        if is_last or iteration % self.cfg["save_interval"] == 0:
+            names.append(f"model_{iteration}.pt")
+        for path in (folder / name for name in names):
+            self.save(str(path))
+            # A training that is resumed from here does not tell the hooks again.
+            with kept_random_state():
+                plugins.get_manager().fire("sim_rl_checkpoint_saved", runner=self, path=path, iteration=iteration)
+        if names:
+            remove_outdated(folder, self._keep_checkpoints, self._resumed_from)
 
     def load(
         self,
@@ -276,6 +325,8 @@ class OnPolicyRunner:
         load_cfg: dict[str, bool] | None = None,
         strict: bool = True,
         map_location: str | None = None,
+        *,
+        trust: bool = False,
     ) -> dict[str, Any] | None:
         """Load models and optimizer from a checkpoint, ours or rsl_rl's.
 
@@ -284,6 +335,7 @@ class OnPolicyRunner:
             load_cfg: What to load, see ``PPO.load``; None loads everything.
             strict: Whether a model's parameter names must match exactly.
             map_location: Device of the loaded tensors; None takes the runner's.
+            trust: See ``load_checkpoint``.
 
         Returns:
             The ``infos`` that were saved with it.
@@ -291,13 +343,13 @@ class OnPolicyRunner:
         Raises:
             ValueError: The file is missing, damaged, or belongs to another robot.
         """
-        contents = load_checkpoint(path, map_location or self.device)
+        contents = load_checkpoint(path, map_location or self.device, trust=trust)
         self._load(contents, path, load_cfg, strict)
         return contents.get("infos")
 
     def _load(self, contents: dict[str, Any], path: str, load_cfg: dict[str, bool] | None, strict: bool) -> bool:
         """Load models and optimizer, and return whether the training's counter came with them."""
-        check_layout(contents, self.env)
+        check_layout(contents.get("sim_rl", {}).get("layout"), self.env)
         with _explained(path):
             load_iteration = self.alg.load(contents, load_cfg, strict)
         self._has_loaded = True
@@ -306,22 +358,27 @@ class OnPolicyRunner:
             self.completed_iterations = contents["iter"] + 1
         return load_iteration
 
-    def resume(self, path: str) -> None:
+    def resume(self, path: str, *, trust: bool = False) -> None:
         """Continue the training that wrote a checkpoint as if it had never stopped.
 
         Beyond ``load`` this restores counters, random states, episodes in progress and the
         simulation. What the environment cannot restore starts afresh, with a warning.
 
+        Args:
+            path: The file.
+            trust: See ``load_checkpoint``.
+
         Raises:
             ValueError: The file is missing, damaged, or belongs to another robot.
         """
         # On the CPU: models copy to their device, and simulators expect plain host data.
-        contents = load_checkpoint(path, "cpu")
+        contents = load_checkpoint(path, "cpu", trust=trust)
         if self._load(contents, path, None, strict=True) is False:
             raise UserError(
                 f"{path} holds another algorithm's training, which {type(self.alg).__name__} cannot continue: "
                 "say init_from to start from its policy"
             )
+        self._resumed_from = Path(path)
         state = contents.get("sim_rl")
         if state is None:
             self.completed_iterations = self.current_learning_iteration + 1
@@ -330,7 +387,10 @@ class OnPolicyRunner:
             return
         self.completed_iterations = state["completed_iterations"]
         self.current_learning_iteration = self.completed_iterations
-        if state["environment"] is None:
+        if self.is_distributed:
+            # It is rank 0's: with its state, all ranks would live the same episodes.
+            warnings.warn("a checkpoint holds one process's simulation: episodes start afresh", stacklevel=2)
+        elif state["environment"] is None or not hasattr(self.env, "load_state_dict"):
             warnings.warn("this simulator cannot restore its state: episodes start afresh", stacklevel=2)
         else:
             self.env.load_state_dict(state["environment"])
@@ -343,7 +403,8 @@ class OnPolicyRunner:
         if self._writes_checkpoints:
             # What this run did after the checkpoint is about to be done again.
             set_aside_later_checkpoints(path, self.logger.log_dir)
-        set_random_state(state["random"])
+        if not self.is_distributed:
+            set_random_state(state["random"])
 
     # Inference
 
@@ -430,16 +491,3 @@ def _explained(path: str) -> Iterator[None]:
 def _action_std(policy: Any) -> torch.Tensor | None:
     """Return the standard deviation of the last actions, or None for a policy without a distribution."""
     return None if getattr(policy, "distribution", True) is None else policy.output_std
-
-
-def _plain(value: Any) -> Any:
-    """Return a config as plain data: classes and functions by their ``module:name``, tuples as lists."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return copy.copy(value)
-    if callable(value) and hasattr(value, "__qualname__"):
-        return f"{value.__module__}:{value.__qualname__}"
-    return str(value)

@@ -52,7 +52,7 @@ def test_simulator_and_task_may_come_from_the_file(tmp_path: Path):
     file = tmp_path / "mine.yaml"
     file.write_text("simulator: gymnasium\ntask: Pendulum-v1\n")
     config = load_config(config_file=file)
-    assert (config.simulator, config.task, config.algorithm["gamma"]) == ("gymnasium", "Pendulum-v1", 0.95)
+    assert (config.simulator, config.task, config.algorithm["gamma"]) == ("gymnasium", "Pendulum-v1", 0.9)
     assert load_config(task="Ant").simulator == "mujoco"
     with pytest.raises(UserError, match="no task is given: say --task NAME"):
         load_config()
@@ -282,7 +282,7 @@ def test_an_rsl_rl_dict_is_strict_within_and_helpful_on_top(caplog):
         wrong[section][key] = 1
         with pytest.raises(UserError, match=rf"^unknown key '{section}\.{key}': did you mean"):
             check_train_cfg(wrong)
-    with pytest.raises(UserError, match="algorithm is missing: the training dict has num_steps_per_env"):
+    with pytest.raises(UserError, match="algorithm is missing: the training dict has 'num_steps_per_env'"):
         check_train_cfg({"num_steps_per_env": 3})
     with pytest.raises(UserError, match="num_steps_per_env: expected an integer, found '24'"):
         check_train_cfg({**cfg, "num_steps_per_env": "24"})

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from sim_rl_plugin.env import VecEnv, check_env, require_env
+from sim_rl_plugin.env import Term, VecEnv, check_env, require_env
 from sim_rl_plugin.env.problems import AREAS
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.testing import PointEnv, VecEnvContract
@@ -78,6 +78,51 @@ class CountersOfWrongShape(BrokenEnv):
     def __init__(self) -> None:
         super().__init__()
         self.episode_length_buf = torch.zeros(8, 1, dtype=torch.long)
+
+
+# Terms.
+
+
+class TermsOfNoGroup(BrokenEnv):
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_terms = {"actor": [Term("position", (2,))]}
+
+
+class TermsAsNames(BrokenEnv):
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_terms = {"policy": ["position"]}
+
+
+class TermTwice(BrokenEnv):
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_terms = {"policy": [Term("x", (1,)), Term("x", (1,))]}
+
+
+class TermsOfWrongSize(BrokenEnv):
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_terms = [Term("velocity", (3,))]
+
+
+class ElementsOfWrongNumber(BrokenEnv):
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_terms = [Term("velocity", (2,), ("x", "y", "z"))]
+
+
+class ScalesOfWrongNumber(BrokenEnv):
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_terms = [Term("velocity", (2,), scale=(1.0, 2.0, 3.0))]
+
+
+class HistoryThatDoesNotFit(BrokenEnv):
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_terms = {"policy": [Term("position", (2,), history=3)]}
 
 
 # Types, shapes, dtypes, devices.
@@ -449,6 +494,7 @@ class LimitTooSmall(BrokenEnv):
     def __init__(self) -> None:
         super().__init__(terminate_at=None)
         self.max_episode_length = 20
+        del self.observation_terms
 
     def step(self, actions):
         self.max_episode_length = 32
@@ -458,8 +504,7 @@ class LimitTooSmall(BrokenEnv):
 
     def get_observations(self) -> TensorDict:
         obs = super().get_observations()
-        obs["critic"] = obs["policy"].clone()
-        return obs
+        return obs.select("policy")
 
 
 # Time-outs.
@@ -672,6 +717,13 @@ CASES: list[tuple[Callable[[], VecEnv], str, str]] = [
     (NoCfg, "missing-attribute", "cfg"),
     (FloatLimit, "wrong-attribute", "max_episode_length"),
     (LimitOfWrongShape, "wrong-attribute", "max_episode_length"),
+    (TermsOfNoGroup, "wrong-terms", "observation_terms['actor']"),
+    (TermsAsNames, "wrong-terms", "observation_terms['policy']"),
+    (TermTwice, "wrong-terms", "observation_terms['policy']"),
+    (TermsOfWrongSize, "wrong-terms", "action_terms"),
+    (ElementsOfWrongNumber, "wrong-terms", "action_terms"),
+    (ScalesOfWrongNumber, "wrong-terms", "action_terms"),
+    (HistoryThatDoesNotFit, "wrong-terms", "observation_terms['policy']"),
     (NumEnvsAsText, "wrong-attribute", "num_envs"),
     (UnknownDevice, "wrong-attribute", "device"),
     (FloatCounters, "wrong-dtype", "episode_length_buf"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pipeline_runs import in_a_process, iterations, same
+from pipeline_runs import in_a_process, iterations, owned_by_a_process, same
 
 from sim_rl_plugin.config.yaml_text import read_mapping
 from sim_rl_plugin.pipelines.plan import load_plan
@@ -165,13 +165,30 @@ def test_a_folder_that_holds_something_else_is_left_alone(curriculum, sim_rl):
 
 
 def test_a_second_process_stays_out(curriculum, sim_rl):
-    fcntl = pytest.importorskip("fcntl")
     Path("run").mkdir()
-    with Path("run/.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with owned_by_a_process(Path("run")) as number:
         result = sim_rl("pipeline", "run", curriculum, "--run-dir", "run")
     assert result.exit_code == 2
-    assert result.stderr == "error: another process is running the pipeline in run\n"
+    assert f"error: process {number} on " in result.stderr
+    assert "is running the pipeline in run: wait for its end, or stop it" in result.stderr
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGUSR1", 75)])
+def test_signals_of_clusters_stop_a_pipeline_with_a_checkpoint_and_their_status(curriculum, sim_rl, name, status):
+    arguments = ("pipeline", "run", curriculum, "--run-dir", "run")
+    stopped = in_a_process(*arguments, at="hard:1", signal=name)
+    assert stopped.returncode == status, stopped.stderr
+    assert "hard: stopped after 2 of 5 iterations" in stopped.stdout
+    assert f"continue with: sim-rl pipeline run {curriculum} --run-dir run" in stopped.stdout
+    assert sim_rl(*arguments).exit_code == 0
+    assert iterations(Path("run/hard")) == [0, 1, 2, 3, 4]
+
+
+def test_what_a_kill_left_half_written_in_the_folder_does_not_make_it_another_one(curriculum, sim_rl):
+    Path("run").mkdir()
+    Path("run/.unfinished.pipeline.yaml.abc").write_text("pipel")
+    assert sim_rl("pipeline", "run", curriculum, "--run-dir", "run", "stages=[easy]").exit_code == 0
+    assert not list(Path("run").glob(".unfinished*"))
 
 
 def test_show_and_list_say_what_there_is(curriculum, sim_rl):

@@ -199,7 +199,7 @@ def test_settings_of_a_task_with_one_vector_are_those_of_configs():
     config = load_config("gymnasium", "LunarLanderContinuous-v3")
     assert config.obs_groups == {"actor": ["policy"], "critic": ["policy"]}
     assert config.num_envs == 64
-    assert load_config("gymnasium", "Pendulum").algorithm["gamma"] == 0.95
+    assert load_config("gymnasium", "Pendulum").algorithm["gamma"] == 0.9
     # A wrong name is for whoever opens the task to say.
     assert load_config("gymnasium", "NoSuchTask").num_envs == 64
 

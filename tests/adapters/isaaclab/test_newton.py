@@ -21,7 +21,7 @@ if isaaclab_stubs.generation() != 3:
 
 import torch
 
-from sim_rl_plugin.env import VecEnv
+from sim_rl_plugin.env import Term, VecEnv
 from sim_rl_plugin.testing import VecEnvContract
 
 isaaclab_stubs.make_importable()
@@ -52,6 +52,16 @@ class TestDirect(_Contract):
 
 class TestManager(_Contract):
     kind = "Manager"
+
+
+def test_terms_and_joints_are_told_where_there_are_managers() -> None:
+    with _opened("Direct") as env:
+        assert (env.observation_terms, env.action_terms) == ({}, ())
+    with _opened("Manager") as env:
+        joints = ("slider_to_cart", "cart_to_pole")
+        expected = tuple(Term(name, (2,), joints, scale=1.0) for name in ("joint_pos_rel", "joint_vel_rel"))
+        assert env.observation_terms == {"policy": expected}
+        assert env.action_terms == (Term("joint_effort", (1,), joints[:1], scale=100.0, offset=0.0),)
 
 
 @pytest.mark.parametrize("kind", ["Direct", "Manager"])

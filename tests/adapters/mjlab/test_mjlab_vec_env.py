@@ -38,6 +38,18 @@ def end_episode_of(env: MjlabVecEnv, index: int) -> None:
     env.episode_length_buf = ages
 
 
+def test_the_terms_and_joints_of_go1_are_told() -> None:
+    env = by_hand(GO1)
+    terms = {term.name: term for term in env.observation_terms["actor"]}
+    assert list(terms) == env.unwrapped.observation_manager.active_terms["actor"]
+    (action,) = env.action_terms
+    assert action.size == 12 and terms["joint_pos"].elements == action.elements
+    assert [name[:2] for name in action.elements[::3]] == ["FR", "FL", "RR", "RL"]
+    # An action of zero is the default pose, in which the thighs stand at 0.9 rad and the calves at -1.8.
+    assert action.offset[1:3] == pytest.approx((0.9, -1.8))
+    assert len(set(action.scale)) == 2
+
+
 def test_equals_mjlab_without_auto_reset_stepped_by_hand() -> None:
     inner = make_env(CARTPOLE, auto_reset=False)
     actions = actions_for(inner, 45)

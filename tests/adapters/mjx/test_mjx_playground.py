@@ -92,6 +92,12 @@ def test_the_final_observation_is_where_an_unlimited_episode_would_be() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("go1")
+def test_the_actuators_of_go1_are_told() -> None:
+    with open_task("Go1JoystickFlatTerrain", num_envs=2) as env:
+        (term,) = env.action_terms
+        assert term.elements[:3] == ("FR_hip", "FR_thigh", "FR_calf") and term.size == 12
+
+
 def test_go1_resumes_bit_for_bit_and_its_critic_sees_more() -> None:
     options: dict[str, Any] = {"num_envs": 3, "max_episode_steps": 12}
     with (

@@ -23,6 +23,17 @@ class TestAntWithGroups(VecEnvContract):
         return open_task("Ant", num_envs=4, max_episode_steps=20, observation_groups=GROUPS)
 
 
+def test_the_terms_of_every_group_are_told() -> None:
+    with open_task("Ant", num_envs=2, observation_groups=GROUPS) as env:
+        sizes = {group: {term.name: term.size for term in terms} for group, terms in env.observation_terms.items()}
+        assert sizes == {
+            "policy": {"position": 13, "velocity": 14, "contact_force": 78},
+            "proprioception": {"position": 13},
+            "privileged": {"contact_force": 78, "velocity": 14},
+        }
+        assert [(term.size, len(term.elements)) for term in env.action_terms] == [(8, 8)]
+
+
 def test_groups_are_slices_of_the_observation_in_every_step_and_change_nothing_else() -> None:
     """Ant: 13 positions (height, quaternion, 8 joints), 14 velocities, 78 = 13 bodies x 6 contact forces."""
     generator = torch.Generator().manual_seed(0)

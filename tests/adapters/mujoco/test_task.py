@@ -13,6 +13,7 @@ import yaml
 from sim_rl_mujoco import MujocoTask, MujocoVecEnv, State, open_task
 from sim_rl_mujoco.task import TaskDriver
 
+from sim_rl_plugin.env import Term
 from sim_rl_plugin.errors import UserError
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "cartpole_swingup"
@@ -65,6 +66,12 @@ def test_the_example_opens_as_its_yaml_says_and_keeps_the_shapes() -> None:
         assert (env.step_dt, env.max_episode_length) == (0.02, 500)
         obs = env.get_observations()
         assert {group: tuple(values.shape) for group, values in obs.items()} == {"policy": (8, 7), "critic": (8, 9)}
+        terms = {group: {term.name: term.size for term in terms} for group, terms in env.observation_terms.items()}
+        assert terms == {
+            "policy": {"pose": 3, "last_pose": 3, "last_action": 1},
+            "critic": {"pose": 3, "velocity": 2, "parameters": 4},
+        }
+        assert env.action_terms == (Term("actuators", (1,), ("push",)),)
         assert set(cfg["obs_groups"]["actor"] + cfg["obs_groups"]["critic"]) == set(obs.keys())
         # Hanging: the cosine of the angle is -1 up to noise.
         assert (obs["critic"][:, 2] < -0.8).all()
