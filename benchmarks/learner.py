@@ -46,7 +46,8 @@ def main() -> None:
         "growth": {},
     }
     for kind in args.growth:
-        args.rounds, args.iterations, args.compiled = 1, 1, False
+        # One precision: the largest loads of several would not fit into memory together.
+        args.rounds, args.iterations, args.compiled, args.precisions = 1, 1, False, args.precisions[:1]
         results["growth"][kind] = {name: measure(name, load, args) for name, load in growth(kind).items()}
     add_shares(results)
     report(results)
@@ -66,7 +67,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--iterations", type=int, default=0, help="per round; 0 picks a second's worth")
     parser.add_argument("--growth", nargs="*", choices=("envs", "networks", "horizon"), default=[])
-    parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True, help="rsl-rl-lib compiled, too")
+    parser.add_argument(
+        "--compiled", action=argparse.BooleanOptionalAction, default=True, help="rsl-rl-lib compiled, too"
+    )
     parser.add_argument("--plain", action="store_true", help="our plain path, too")
     parser.add_argument("--quick", action="store_true", help="three rounds, rsl-rl-lib plain only, no file")
     parser.add_argument("--output", default="learner", help="name of the results; empty writes none")
@@ -194,7 +197,7 @@ def work(
             from sim_rl_plugin.env import VecEnv
             from sim_rl_plugin.runners import OnPolicyRunner
 
-            pass
+            cfg["fast"] = fast
         else:
             from rsl_rl.env import VecEnv  # type: ignore[no-redef]
             from rsl_rl.runners import OnPolicyRunner  # type: ignore[no-redef]
@@ -239,15 +242,18 @@ def add_shares(results: dict[str, Any]) -> None:
 
 
 def report(results: dict[str, Any]) -> None:
-    sections = {**results["loads"], **{f"{k}: {n}": row for k, rows in results["growth"].items() for n, row in rows.items()}}
+    sections = {
+        **results["loads"],
+        **{f"{k}: {n}": row for k, rows in results["growth"].items() for n, row in rows.items()},
+    }
     for name, load in sections.items():
-        print(f"\n{name:38s}{'wall s':>9}{'CPU s':>9}{'of peak':>9}{'us/sample':>11}{'faults':>9}{'peak MiB':>10}")
+        print(f"\n{name:36s}{'wall s':>9}{'CPU s':>9}{'of peak':>9}{'us/sample':>11}{'faults':>9}{'peak MiB':>10}")
         for label, row in load["contenders"].items():
-            print(f"{label:38s}{row['wall_s']:9.4f}{row['cpu_s']:9.4f}{row['share_of_peak']:9.0%}"
+            print(f"{label:36s}{row['wall_s']:9.4f}{row['cpu_s']:9.4f}{row['share_of_peak']:9.0%}"
                   f"{row['us_per_sample']:11.2f}{row['minor_faults']:9.0f}{row['peak_mib']:10.0f}")  # fmt: skip
         for precision, found in load["ratios"].items():
-            print(f"  {precision}: {found['wall_s']:.2f}x wall, {found['cpu_s']:.2f}x CPU, {found['memory']:.2f}x memory"
-                  f" ({found['peer']})")  # fmt: skip
+            ratios_text = ", ".join(f"{found[key]:.2f}x {key}" for key in ("wall_s", "cpu_s", "memory"))
+            print(f"  {precision}: {ratios_text} ({found['peer']})")
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
@@ -257,8 +263,9 @@ def plot(results: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (left, *others) = pyplot.subplots(1, 1 + len(results["growth"]), figsize=(5 + 4 * len(results["growth"]), 4),
-                                              squeeze=False)[0]  # fmt: skip
+    number = 1 + len(results["growth"])
+    figure, axes_of_row = pyplot.subplots(1, number, figsize=(1 + 4 * number, 4), squeeze=False)
+    left, *others = axes_of_row[0]
     for index, precision in enumerate(results["peak_gflops"]):
         heights = [load["ratios"][precision]["wall_s"] for load in results["loads"].values()]
         places = [place + 0.4 * index for place in range(len(heights))]
@@ -269,7 +276,9 @@ def plot(results: dict[str, Any], path: Path) -> None:
     left.legend()
     for axes, (kind, rows) in zip(others, results["growth"].items(), strict=True):
         for label in next(iter(rows.values()))["contenders"]:
-            axes.plot(list(rows), [row["contenders"][label]["us_per_sample"] for row in rows.values()], "o-", label=label)
+            axes.plot(
+                list(rows), [row["contenders"][label]["us_per_sample"] for row in rows.values()], "o-", label=label
+            )
         axes.set(ylabel="µs per sample", title=kind, ylim=(0, None))
         axes.tick_params(axis="x", rotation=30)
         axes.legend(fontsize="small")

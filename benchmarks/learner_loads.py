@@ -57,8 +57,8 @@ LOADS = {
         {"class_name": "RNNModel", "rnn_type": "gru", "rnn_hidden_dim": 256, "rnn_num_layers": 1},
     ),
     "image": Load(
-        256, 16, {"policy": (16,), "camera": (1, 32, 32)}, {"actor": ["policy", "camera"], "critic": ["policy", "camera"]},
-        4, (128,),
+        256, 16, {"policy": (16,), "camera": (1, 32, 32)},
+        {"actor": ["policy", "camera"], "critic": ["policy", "camera"]}, 4, (128,),
         {
             "class_name": "CNNModel",
             "cnn_cfg": {"output_channels": [16, 32], "kernel_size": [5, 3], "stride": [2, 2], "activation": "elu"},
@@ -121,7 +121,7 @@ def make_env(base: type, load: Load) -> Any:
     class FreeEnv(base):  # type: ignore[misc]
         num_envs, num_actions, max_episode_length = load.num_envs, load.num_actions, 1000
         episode_length_buf = torch.zeros(load.num_envs, dtype=torch.long)
-        device, cfg = "cpu", {}  # noqa: RUF012
+        device, cfg = "cpu", {}
         position = 0
 
         def get_observations(self) -> TensorDict:

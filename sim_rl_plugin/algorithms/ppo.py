@@ -17,7 +17,7 @@ from sim_rl_plugin import distributed
 from sim_rl_plugin.algorithms.algorithm import Algorithm, overrides
 from sim_rl_plugin.algorithms.construction import Construction
 from sim_rl_plugin.algorithms.fast.rollout import PerceptronRollout
-from sim_rl_plugin.algorithms.fast.selection import choose
+from sim_rl_plugin.algorithms.fast.selection import FastPaths, choose
 from sim_rl_plugin.algorithms.fast.update import PerceptronUpdate
 from sim_rl_plugin.algorithms.losses import adapted_learning_rate, surrogate_loss, value_loss
 from sim_rl_plugin.algorithms.mini_batches import MiniBatch, MiniBatches, from_generator
@@ -324,6 +324,11 @@ class PPO(Algorithm):
             values_tn.copy_(self.critic(storage.observations[chunk].flatten(0, 1)).view_as(values_tn))
 
     # Update
+
+    @property
+    def fast_paths(self) -> FastPaths:
+        """Which fast paths stand in for the plain one now, and why not the others."""
+        return choose(self)
 
     def update(self) -> dict[str, float]:
         """Learn from the stored rollout and empty the storage.

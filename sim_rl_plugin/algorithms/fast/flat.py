@@ -68,6 +68,10 @@ class FlatParameters:
         """Scale the gradients down to a norm."""
         kernels.clip_norm(self.grad.numpy(), float(max_norm))
 
+    def new_gradient(self) -> torch.Tensor:
+        """Return another buffer for gradients."""
+        return torch.zeros_like(self.grad)
+
     def parameters_as(self, dtype: torch.dtype) -> list[torch.Tensor]:
         """Return the parameters in a type: themselves, or copies that ``refresh_casts`` renews."""
         if dtype != self.data.dtype:
@@ -81,13 +85,15 @@ class FlatParameters:
 
     def views(self, buffer: torch.Tensor) -> list[torch.Tensor]:
         """Return a buffer cut into the shapes of the parameters."""
-        return [buffer[place].view_as(parameter) for place, parameter in zip(self._places, self.parameters, strict=True)]
+        return [
+            buffer[place].view_as(parameter) for place, parameter in zip(self._places, self.parameters, strict=True)
+        ]
 
 
 class FlatAdam:
     """Steps of an ordinary ``torch.optim.Adam`` on whole buffers; the optimizer's own state is what is stepped."""
 
-    def __init__(self, optimizer: torch.optim.Adam, flats: list[FlatParameters]) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, flats: list[FlatParameters]) -> None:
         """Note whose steps are taken."""
         self._optimizer, self._flats = optimizer, flats
         self._steps: list[torch.Tensor] | None = None

@@ -15,7 +15,9 @@ import numba
 import numpy as np
 
 # Sums may be reordered, or loops would not use vector registers; NaN and infinity keep their meaning.
-_compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
+_compiled: Any = numba.njit(
+    nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"}
+)
 _in_order: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
 _inlined: Any = numba.njit(inline="always", fastmath={"reassoc", "contract", "nsz", "arcp"})
 
@@ -121,7 +123,7 @@ def policy_gradient(
     low, high = 1.0 - clip, 1.0 + clip
     total = 0.0
     for r in range(mean_ra.shape[0]):
-        squares = _ZERO
+        squares: Any = _ZERO
         for a in range(num_actions):
             noise = (actions_ra[r, a] - mean_ra[r, a]) * inverse_a[a]
             gradient_ra[r, a] = noise
@@ -153,19 +155,19 @@ def value_gradient(
         scale: What every gradient is multiplied by.
         gradient_r1: Overwritten by the gradient.
     """
-    clip, scale = _F(clip), _F(scale)
+    limit, factor = _F(clip), _F(2.0 * scale)
     total = 0.0
     for r in range(values_r1.shape[0]):
         error = values_r1[r, 0] - returns_r[r]
         moved = values_r1[r, 0] - old_values_r[r]
-        clipped_error = old_values_r[r] + min(max(moved, -clip), clip) - returns_r[r]
+        clipped_error = old_values_r[r] + min(max(moved, -limit), limit) - returns_r[r]
         by_value = error
         loss = error * error
         if clipped_error * clipped_error > loss:
             loss = clipped_error * clipped_error
-            by_value = clipped_error if abs(moved) <= clip else _ZERO
+            by_value = clipped_error if abs(moved) <= limit else _ZERO
         total += loss
-        gradient_r1[r, 0] = _F(2.0) * scale * by_value
+        gradient_r1[r, 0] = factor * by_value
     return total
 
 
@@ -200,7 +202,7 @@ def kl_divergence(old_mean_ra: Any, old_std_ra: Any, mean_ra: Any, std_a: Any) -
     variance_ratio_a, logarithm_a, last_a = np.empty_like(std_a), np.empty_like(std_a), np.full_like(std_a, np.nan)
     total = 0.0
     for r in range(mean_ra.shape[0]):
-        terms = _ZERO
+        terms: Any = _ZERO
         for a in range(std_a.size):
             # The same in every row, but for rollouts that somebody put together.
             if old_std_ra[r, a] != last_a[a]:

@@ -109,6 +109,24 @@ def find_activation(module: nn.Module) -> Activation | None:
     return _ACTIVATIONS.get(type(module))
 
 
+class Sizes(NamedTuple):
+    """What decides how many rows of a perceptron, or of several, go through at once.
+
+    Attributes:
+        widest: Units of the widest layer.
+        weights: Weights of all layers.
+    """
+
+    widest: int
+    weights: int
+
+    @classmethod
+    def of(cls, *models: Any) -> Sizes:
+        """Return the sizes of models with an ``mlp``."""
+        linears = [linear for model in models for linear in list(model.mlp)[0::2]]
+        return cls(max(linear.out_features for linear in linears), sum(linear.weight.numel() for linear in linears))
+
+
 class Perceptron:
     """Passes of one perceptron on one thread, a chunk of rows at a time."""
 
@@ -120,9 +138,11 @@ class Perceptron:
             num_rows: Most rows of a chunk.
             dtype: Type of the products: float32, or bfloat16 for mixed precision.
         """
-        modules = list(mlp)
+        modules: list[Any] = list(mlp)
         self.num_rows, self.dtype = num_rows, dtype
-        self._activations = [find_activation(module) for module in modules[1::2]]
+        found = [find_activation(module) for module in modules[1::2]]
+        self._activations = [activation for activation in found if activation is not None]
+        assert len(self._activations) == len(found)
         widths = [linear.out_features for linear in modules[0::2]]
         # A tensor made in inference mode could not be written to outside of it.
         with torch.inference_mode(False):
@@ -136,9 +156,7 @@ class Perceptron:
         """Use these weights and biases, in the order of the layers, of this perceptron's type; ignore what follows."""
         number = 2 * len(self._buffers)
         self._weights = parameters[0:number:2]
-        self._layers = [
-            (weight.t(), bias) for weight, bias in zip(self._weights, parameters[1:number:2], strict=True)
-        ]
+        self._layers = [(weight.t(), bias) for weight, bias in zip(self._weights, parameters[1:number:2], strict=True)]
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the output ``(r, size)`` for ``inputs`` ``(r, size)``: a buffer, which the next call overwrites."""

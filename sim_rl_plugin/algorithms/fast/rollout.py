@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tensordict import TensorDict
 
-from sim_rl_plugin.algorithms.fast.perceptron import Perceptron
+from sim_rl_plugin.algorithms.fast.perceptron import Perceptron, Sizes
 from sim_rl_plugin.algorithms.fast.threads import one_thread_per_operation, run_together, shares
 from sim_rl_plugin.modules import EmpiricalNormalization
 
@@ -68,9 +68,7 @@ class _Passes:
 
     def __init__(self, model: MLPModel) -> None:
         self.model = model
-        linears = list(model.mlp)[0::2]
-        self._bytes_per_row = 8 * max(linear.out_features for linear in linears)
-        self._operations_per_row = sum(2 * linear.weight.numel() for linear in linears)
+        self._sizes = Sizes.of(model)
         self._readers: list[_Reader] = []
 
     def begin(self) -> None:
@@ -82,8 +80,8 @@ class _Passes:
         with one_thread_per_operation() as num_threads:
             cuts = shares(
                 outputs.shape[0],
-                bytes_per_row=self._bytes_per_row,
-                operations_per_row=self._operations_per_row,
+                bytes_per_row=8 * self._sizes.widest,
+                operations_per_row=2 * self._sizes.weights,
                 num_threads=num_threads,
             )
             most = cuts[0][0].stop

@@ -35,8 +35,10 @@ class FastPaths:
 
     def __str__(self) -> str:
         """Return one line for the start of a training."""
-        parts = [f"{name} {'on' if getattr(self, name) else f'off ({self.reasons[name]})'}" for name in ("rollout", "update")]
-        return f"fast paths: {', '.join(parts)}"
+        states = {
+            name: f"off ({self.reasons[name]})" if name in self.reasons else "on" for name in ("rollout", "update")
+        }
+        return f"fast paths: {', '.join(f'{name} {state}' for name, state in states.items())}"
 
 
 def choose(algorithm: PPO) -> FastPaths:

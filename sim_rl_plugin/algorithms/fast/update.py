@@ -19,11 +19,10 @@ import torch
 from sim_rl_plugin import distributed
 from sim_rl_plugin.algorithms.fast import kernels
 from sim_rl_plugin.algorithms.fast.flat import FlatAdam, FlatParameters
-from sim_rl_plugin.algorithms.fast.perceptron import Perceptron
+from sim_rl_plugin.algorithms.fast.perceptron import Perceptron, Sizes
 from sim_rl_plugin.algorithms.fast.threads import one_thread_per_operation, run_together, shares
 from sim_rl_plugin.algorithms.losses import adapted_rate
 from sim_rl_plugin.algorithms.mini_batches import MiniBatch
-from sim_rl_plugin.algorithms.optimizer import publish_learning_rate
 from sim_rl_plugin.modules.distribution import HALF_LOG_TWO_PI, GaussianDistribution
 
 if TYPE_CHECKING:
@@ -31,10 +30,10 @@ if TYPE_CHECKING:
 
 
 class _Chunk(NamedTuple):
-    """Rows of a mini-batch: the models' inputs, and arrays for the losses."""
+    """Rows of a mini-batch: the models' inputs, which are tensors, and arrays for the losses."""
 
-    actor_input: torch.Tensor
-    critic_input: torch.Tensor
+    actor_input: Any
+    critic_input: Any
     actions_ra: Any
     old_mean_ra: Any
     old_std_ra: Any
@@ -61,6 +60,7 @@ class PerceptronUpdate:
         assert type(models[0].distribution) is GaussianDistribution
         self._distribution = models[0].distribution
         self._parts = self._parts_now()
+        self._sizes = Sizes.of(*models)
         # The perceptron's parameters first, in the order of its layers.
         self._flats = [
             FlatParameters([*model.mlp.parameters(), *(p for p in model.parameters() if p.requires_grad)])
@@ -69,6 +69,7 @@ class PerceptronUpdate:
         self._adam = FlatAdam(algorithm.optimizer, self._flats)
         self._dtype = torch.bfloat16 if algorithm.use_mixed_precision else torch.float32
         self._workers: list[_Worker] = []
+        self._rate = algorithm.learning_rate
         self._any_mean = torch.zeros(1, self._distribution.output_dim)
 
     def fits(self) -> bool:
@@ -85,6 +86,7 @@ class PerceptronUpdate:
         for flat in self._flats:
             flat.adopt()
         steps_flat = self._adam.begin()
+        self._rate = self._algorithm.learning_rate
         sums, number = np.zeros(3), 0
         prepared: dict[int, _Prepared] = {}
         with torch.no_grad(), one_thread_per_operation() as num_threads:
@@ -108,17 +110,17 @@ class PerceptronUpdate:
             assert column is not None
             arrays.append(column[:, 0].numpy())
         number = samples.actions.shape[0]
-        linears = [linear for model in (self._algorithm._raw_actor, self._algorithm._raw_critic)
-                   for linear in list(model.mlp)[0::2]]  # fmt: skip
         cuts = shares(
             number,
-            bytes_per_row=2 * self._dtype.itemsize * max(linear.out_features for linear in linears),
-            operations_per_row=sum(6 * linear.weight.numel() for linear in linears),
+            bytes_per_row=2 * self._dtype.itemsize * self._sizes.widest,
+            operations_per_row=6 * self._sizes.weights,
             num_threads=num_threads,
         )
         most = cuts[0][0].stop
         if len(self._workers) < len(cuts) or self._workers[0].num_rows < most:
-            self._workers = [_Worker(self._algorithm, self._flats, most, self._dtype, index > 0) for index in range(len(cuts))]
+            self._workers = [
+                _Worker(self._algorithm, self._flats, most, self._dtype, index > 0) for index in range(len(cuts))
+            ]
         return _Prepared(
             number, [[_Chunk(*(value[rows] for value in (*inputs, *arrays))) for rows in share] for share in cuts]
         )
@@ -181,9 +183,8 @@ class PerceptronUpdate:
             mean = torch.tensor(kl_mean)
             distributed.all_reduce_mean(mean)
             kl_mean = mean.item()
-        rate = algorithm._learning_rate
-        rate.fill_(adapted_rate(rate.item(), kl_mean, desired_kl))
-        publish_learning_rate(algorithm.optimizer, rate)
+        self._rate = adapted_rate(self._rate, kl_mean, desired_kl)
+        algorithm.learning_rate = self._rate
 
 
 class _Worker:
