@@ -48,7 +48,7 @@ SETTINGS = """## What makes it fast, and how to switch it off
 
 - **Passes by hand**: where actor and critic are `MLPModel`s on a CPU, with a `GaussianDistribution` and nothing
   overridden, rollout and update go forward and back in chunks that stay in the processor's caches, and every thread
-  takes a mini-batch's chunks from beginning to end. Anything else takes the plain path: the first line of a training
+  takes its share of a mini-batch from beginning to end. Anything else takes the plain path: the first line of a training
   says which paths are on, and why not the others (`runner.fast_paths`). `--no-fast`, or `fast: false`, takes the plain
   path always. Both give rsl_rl's numbers to float32 rounding, as `make parity` and `tests/algorithms/test_fast_paths.py`
   hold.

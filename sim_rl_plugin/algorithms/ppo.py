@@ -363,7 +363,7 @@ class PPO(Algorithm):
         """Do what ``_plain_means`` does with passes written by hand."""
         if self._fast_update is None or not self._fast_update.fits():
             self._fast_update = PerceptronUpdate(self)
-        return self._fast_update.run(self._mini_batches())
+        return self._fast_update.run()
 
     def _mini_batches(self) -> Iterator[MiniBatch]:
         """Yield the mini-batches of all epochs."""

@@ -214,3 +214,78 @@ def kl_divergence(old_mean_ra: Any, old_std_ra: Any, mean_ra: Any, std_a: Any) -
             terms += variance_ratio_a[a] + shift * shift - _ONE - logarithm_a[a]
         total += _HALF * terms
     return total
+
+
+@_inlined
+def _sigmoid(x: Any) -> Any:
+    power = _exp_below_zero(-abs(x))
+    positive = _ONE / (_ONE + power)
+    # A NaN, which the exponential does not keep, is kept by the sum.
+    return (positive if x >= _ZERO else _ONE - positive) + x * _ZERO
+
+
+@_inlined
+def _tanh(x: Any) -> Any:
+    power = _exp_below_zero(-_F(2.0) * abs(x))
+    size = (_ONE - power) / (_ONE + power)
+    return (size if x >= _ZERO else -size) + x * _ZERO
+
+
+@_compiled
+def gru_begin(before_ch: Any, last_ch: Any, starts_c: Any, saved_ch: Any) -> None:
+    """Set the memory before a step: that after the last one, or where a trajectory starts, what was saved."""
+    for c in range(before_ch.shape[0]):
+        before_ch[c] = saved_ch[c] if starts_c[c] else last_ch[c]
+
+
+@_compiled
+def gru_step(gates_cg: Any, hidden_gates_cg: Any, before_ch: Any, memory_ch: Any) -> None:
+    """Take a step of a GRU, with PyTorch's formulas.
+
+    Args:
+        gates_cg: What the input contributes to the reset, update and new gates; overwritten by the gates.
+        hidden_gates_cg: What the memory contributes.
+        before_ch: Memory before the step.
+        memory_ch: Overwritten by the memory after it.
+    """
+    size = before_ch.shape[1]
+    for c in range(before_ch.shape[0]):
+        for i in range(size):
+            reset = _sigmoid(gates_cg[c, i] + hidden_gates_cg[c, i])
+            update = _sigmoid(gates_cg[c, size + i] + hidden_gates_cg[c, size + i])
+            new = _tanh(gates_cg[c, 2 * size + i] + reset * hidden_gates_cg[c, 2 * size + i])
+            gates_cg[c, i] = reset
+            gates_cg[c, size + i] = update
+            gates_cg[c, 2 * size + i] = new
+            memory_ch[c, i] = (_ONE - update) * new + update * before_ch[c, i]
+
+
+@_compiled
+def gru_step_backward(
+    gradient_ch: Any, carried_ch: Any, starts_c: Any, gates_cg: Any, hidden_gates_cg: Any, before_ch: Any
+) -> None:
+    """Undo a step of a GRU.
+
+    Args:
+        gradient_ch: Gradient of the memory after the step, from what reads it.
+        carried_ch: The same from the step that follows; overwritten by the part of the gradient of the memory before
+            the step that does not go through the gates.
+        starts_c: Where the step that follows starts a trajectory, so that nothing is carried.
+        gates_cg: The gates; overwritten by the gradient of what the input contributed.
+        hidden_gates_cg: What the memory contributed; overwritten by its gradient.
+        before_ch: Memory before the step.
+    """
+    size = before_ch.shape[1]
+    for c in range(before_ch.shape[0]):
+        carries = _ZERO if starts_c[c] else _ONE
+        for i in range(size):
+            reset, update, new = gates_cg[c, i], gates_cg[c, size + i], gates_cg[c, 2 * size + i]
+            by_memory = gradient_ch[c, i] + carries * carried_ch[c, i]
+            by_new = by_memory * (_ONE - update) * (_ONE - new * new)
+            by_update = by_memory * (before_ch[c, i] - new) * update * (_ONE - update)
+            by_reset = by_new * hidden_gates_cg[c, 2 * size + i] * reset * (_ONE - reset)
+            gates_cg[c, i] = hidden_gates_cg[c, i] = by_reset
+            gates_cg[c, size + i] = hidden_gates_cg[c, size + i] = by_update
+            gates_cg[c, 2 * size + i] = by_new
+            hidden_gates_cg[c, 2 * size + i] = by_new * reset
+            carried_ch[c, i] = by_memory * update

@@ -177,12 +177,15 @@ class Perceptron:
         """Return the buffers of the last layer, in whose ``gradient`` ``backward`` begins."""
         return self._cut(number)[-1]
 
-    def backward(self, inputs: torch.Tensor, gradients: list[torch.Tensor]) -> None:
+    def backward(
+        self, inputs: torch.Tensor, gradients: list[torch.Tensor], input_gradient: torch.Tensor | None = None
+    ) -> None:
         """Add this chunk's gradients of weights and biases, except for that of the last bias.
 
         Args:
             inputs: What ``forward`` was last called with.
             gradients: Of weights and biases, in the order of the layers, float32.
+            input_gradient: Overwritten by the gradient of the inputs; None where nobody needs it.
         """
         cut = self._cut(inputs.shape[0])
         for index in range(len(cut) - 1, -1, -1):
@@ -195,6 +198,8 @@ class Perceptron:
             if index > 0:
                 torch.mm(rows.gradient, self._weights[index], out=cut[index - 1].gradient)
                 self._activations[index - 1].backward(cut[index - 1], gradients[2 * index - 1])
+            elif input_gradient is not None:
+                torch.mm(rows.gradient, self._weights[0], out=input_gradient)
 
     def _cut(self, number: int) -> list[Rows]:
         """Return the buffers of every layer for a number of rows."""

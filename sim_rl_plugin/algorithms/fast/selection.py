@@ -11,8 +11,8 @@ from torch import nn
 
 from sim_rl_plugin.algorithms.algorithm import overrides
 from sim_rl_plugin.algorithms.fast.perceptron import find_activation
-from sim_rl_plugin.models import MLPModel
-from sim_rl_plugin.modules import MLP, EmpiricalNormalization, GaussianDistribution
+from sim_rl_plugin.models import MLPModel, RNNModel
+from sim_rl_plugin.modules import MLP, RNN, EmpiricalNormalization, GaussianDistribution
 from sim_rl_plugin.storage import RolloutStorage
 
 if TYPE_CHECKING:
@@ -71,7 +71,12 @@ def _against_both(algorithm: PPO) -> Iterator[str]:
 
 
 def _against_model(name: str, model: Any) -> Iterator[str]:
-    if type(model) is not MLPModel:
+    if type(model) is RNNModel:
+        network = model.rnn.rnn
+        if type(model.rnn) is not RNN or type(network) is not nn.GRU or not _is_simple(network):
+            yield f"the {name}'s memory is no GRU of one layer"
+            return
+    elif type(model) is not MLPModel:
         yield f"the {name} is {type(model).__name__}, not MLPModel"
         return
     if type(model.mlp) is not MLP or type(model.obs_normalizer) not in (EmpiricalNormalization, nn.Identity):
@@ -86,12 +91,18 @@ def _against_model(name: str, model: Any) -> Iterator[str]:
     for layer in layers[1::2]:
         if find_activation(layer) is None:
             yield f"the {name} has the activation {type(layer).__name__}"
-    parameters = list(model.mlp.parameters())
+    parameters = [p for part in (model.mlp, getattr(model, "rnn", None)) if part is not None for p in part.parameters()]
     if any(not p.requires_grad or p.dtype != torch.float32 or p._backward_hooks for p in parameters):
         yield f"the {name} has parameters that are frozen, hooked or not float32"
 
 
+def _is_simple(network: nn.GRU) -> bool:
+    return network.num_layers == 1 and network.bias and not network.bidirectional
+
+
 def _against_rollout(algorithm: PPO) -> Iterator[str]:
+    if algorithm._raw_actor.is_recurrent or algorithm._raw_critic.is_recurrent:
+        yield "models with a memory are evaluated step by step"
     if not algorithm.defers_values():
         yield "the critic is evaluated step by step"
     if _is_changed(algorithm) or _is_changed(algorithm.storage):
@@ -110,6 +121,9 @@ def _against_update(algorithm: PPO) -> Iterator[str]:
 
     if overrides(algorithm, PPO, *_UPDATE) or any(name in vars(algorithm) for name in _UPDATE):
         yield "a method of the update is overridden"
+    recurrent = any(model.is_recurrent for model in (algorithm._raw_actor, algorithm._raw_critic))
+    if recurrent and algorithm.use_mixed_precision:
+        yield "a memory in mixed precision"
     if algorithm.rnd is not None:
         yield "random network distillation"
     if algorithm.symmetry is not None:

@@ -9,45 +9,25 @@ Legend of shapes: ``r`` rows of a chunk, ``b`` rows of a mini-batch, ``a`` actio
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from sim_rl_plugin import distributed
 from sim_rl_plugin.algorithms.fast import kernels
+from sim_rl_plugin.algorithms.fast.cuts import Chunk, Cut, cut_samples, cut_sequences
 from sim_rl_plugin.algorithms.fast.flat import FlatAdam, FlatParameters
 from sim_rl_plugin.algorithms.fast.perceptron import Perceptron, Sizes
-from sim_rl_plugin.algorithms.fast.threads import one_thread_per_operation, run_together, shares
+from sim_rl_plugin.algorithms.fast.sequences import GatedPerceptron, gated_sizes
+from sim_rl_plugin.algorithms.fast.threads import one_thread_per_operation, run_together
 from sim_rl_plugin.algorithms.losses import adapted_rate
-from sim_rl_plugin.algorithms.mini_batches import MiniBatch
 from sim_rl_plugin.modules.distribution import HALF_LOG_TWO_PI, GaussianDistribution
 
 if TYPE_CHECKING:
     from sim_rl_plugin.algorithms.ppo import PPO
-
-
-class _Chunk(NamedTuple):
-    """Rows of a mini-batch: the models' inputs, which are tensors, and arrays for the losses."""
-
-    actor_input: Any
-    critic_input: Any
-    actions_ra: Any
-    old_mean_ra: Any
-    old_std_ra: Any
-    old_log_prob_r: Any
-    advantages_r: Any
-    old_values_r: Any
-    returns_r: Any
-
-
-class _Prepared(NamedTuple):
-    """A mini-batch of ``number`` rows, cut into each thread's chunks."""
-
-    number: int
-    shares: list[list[_Chunk]]
 
 
 class PerceptronUpdate:
@@ -60,7 +40,8 @@ class PerceptronUpdate:
         assert type(models[0].distribution) is GaussianDistribution
         self._distribution = models[0].distribution
         self._parts = self._parts_now()
-        self._sizes = Sizes.of(*models)
+        sizes = [gated_sizes(model) if model.is_recurrent else Sizes.of(model) for model in models]
+        self._sizes = Sizes(max(size.widest for size in sizes), sum(size.weights for size in sizes))
         # The perceptron's parameters first, in the order of its layers.
         self._flats = [
             FlatParameters([*model.mlp.parameters(), *(p for p in model.parameters() if p.requires_grad)])
@@ -81,51 +62,48 @@ class PerceptronUpdate:
         trained = [id(p) for p in algorithm._parameters() if p.requires_grad]
         return [algorithm.optimizer, algorithm._raw_actor.distribution, algorithm.use_mixed_precision, trained]
 
-    def run(self, batches: Iterable[MiniBatch]) -> torch.Tensor:
-        """Take a step for each mini-batch; return the means of value loss, surrogate loss and entropy."""
+    def run(self) -> torch.Tensor:
+        """Take all steps of the optimizer; return the means of value loss, surrogate loss and entropy."""
         for flat in self._flats:
             flat.adopt()
         steps_flat = self._adam.begin()
         self._rate = self._algorithm.learning_rate
         sums, number = np.zeros(3), 0
-        prepared: dict[int, _Prepared] = {}
         with torch.no_grad(), one_thread_per_operation() as num_threads:
-            for batch in batches:
-                # Every epoch visits the same ones.
-                if id(batch) not in prepared:
-                    prepared[id(batch)] = self._prepare(batch, num_threads)
-                sums += self._step(prepared[id(batch)], steps_flat)
-                number += 1
+            cuts = self._cut(num_threads)
+            for _ in range(self._algorithm.num_learning_epochs):
+                for cut in cuts:
+                    sums += self._step(cut, steps_flat)
+                    number += 1
         if steps_flat:
             self._adam.end()
         return torch.from_numpy(sums / number).float()
 
-    def _prepare(self, batch: MiniBatch, num_threads: int) -> _Prepared:
-        samples = batch.samples
-        assert samples.actions is not None and samples.old_distribution_params is not None
-        old_mean_ba, old_std_ba = samples.old_distribution_params
-        inputs = [part.value.to(self._dtype) for part in (batch.actor, batch.critic)]
-        arrays = [samples.actions.numpy(), old_mean_ba.numpy(), old_std_ba.numpy()]
-        for column in (samples.old_actions_log_prob, samples.advantages, samples.values, samples.returns):
-            assert column is not None
-            arrays.append(column[:, 0].numpy())
-        number = samples.actions.shape[0]
-        cuts = shares(
-            number,
-            bytes_per_row=2 * self._dtype.itemsize * self._sizes.widest,
-            operations_per_row=6 * self._sizes.weights,
-            num_threads=num_threads,
-        )
-        most = cuts[0][0].stop
-        if len(self._workers) < len(cuts) or self._workers[0].num_rows < most:
+    def _cut(self, num_threads: int) -> list[Cut]:
+        """Return the mini-batches, which are the same in every epoch."""
+        algorithm = self._algorithm
+        models = (algorithm._raw_actor, algorithm._raw_critic)
+        if any(model.is_recurrent for model in models):
+            cuts = cut_sequences(
+                algorithm.storage,
+                models,
+                self._sizes,
+                num_mini_batches=algorithm.num_mini_batches,
+                normalize_advantages=algorithm.normalize_advantage_per_mini_batch,
+                num_threads=num_threads,
+            )
+        else:
+            batches = itertools.islice(algorithm._mini_batches(), algorithm.num_mini_batches)
+            cuts = cut_samples(batches, self._sizes, self._dtype, num_threads)
+        most, num_workers = max(cut.most for cut in cuts), max(len(cut.shares) for cut in cuts)
+        if len(self._workers) < num_workers or self._workers[0].num_rows < most:
+            # The first one's gradients are the models' own.
             self._workers = [
-                _Worker(self._algorithm, self._flats, most, self._dtype, index > 0) for index in range(len(cuts))
+                _Worker(algorithm, self._flats, most, self._dtype, index > 0) for index in range(num_workers)
             ]
-        return _Prepared(
-            number, [[_Chunk(*(value[rows] for value in (*inputs, *arrays))) for rows in share] for share in cuts]
-        )
+        return cuts
 
-    def _step(self, batch: _Prepared, steps_flat: bool) -> np.ndarray:
+    def _step(self, batch: Cut, steps_flat: bool) -> np.ndarray:
         """Take one step of the optimizer; return the losses."""
         algorithm = self._algorithm
         std_a, std_slope_a = self._std()
@@ -197,7 +175,10 @@ class _Worker:
         self._algorithm = algorithm
         self.num_rows, self._dtype = num_rows, dtype
         models = (algorithm._raw_actor, algorithm._raw_critic)
-        self._perceptrons = [Perceptron(model.mlp, num_rows, dtype) for model in models]
+        self._perceptrons: list[Perceptron | GatedPerceptron] = [
+            GatedPerceptron(model, num_rows) if model.is_recurrent else Perceptron(model.mlp, num_rows, dtype)
+            for model in models
+        ]
         for perceptron, flat in zip(self._perceptrons, flats, strict=True):
             perceptron.take(flat.parameters_as(dtype))
         self.gradients = [flat.new_gradient() if own_gradients else flat.grad for flat in flats]
@@ -210,7 +191,7 @@ class _Worker:
         """Value loss, surrogate loss and KL divergence."""
         self.std_gradient_a = np.zeros(num_actions, np.float32)
 
-    def visit(self, chunks: list[_Chunk], std_a: np.ndarray, number: int) -> None:
+    def visit(self, chunks: list[Chunk], std_a: np.ndarray, number: int) -> None:
         """Go forward and back with some chunks of a mini-batch of ``number`` rows."""
         with torch.inference_mode():  # modes of torch belong to a thread
             for gradient in self.gradients:
@@ -228,7 +209,7 @@ class _Worker:
         self.sums += other.sums
         self.std_gradient_a += other.std_gradient_a
 
-    def _visit_actor(self, chunk: _Chunk, std_a: np.ndarray, number: int) -> None:
+    def _visit_actor(self, chunk: Chunk, std_a: np.ndarray, number: int) -> None:
         mean_ra = self._perceptrons[0].forward(chunk.actor_input).float()
         gradient_ra = self._output_gradient(0, len(mean_ra))
         self.sums[1] += kernels.policy_gradient(
@@ -238,7 +219,7 @@ class _Worker:
         self.sums[2] += kernels.kl_divergence(chunk.old_mean_ra, chunk.old_std_ra, mean_ra.numpy(), std_a)
         self._backward(0, chunk.actor_input, gradient_ra)
 
-    def _visit_critic(self, chunk: _Chunk, number: int) -> None:
+    def _visit_critic(self, chunk: Chunk, number: int) -> None:
         algorithm = self._algorithm
         values = self._perceptrons[1].forward(chunk.critic_input).float()
         gradient = self._output_gradient(1, len(values))
@@ -255,8 +236,8 @@ class _Worker:
             return self._perceptrons[index].last_rows(number).gradient
         return self._output_gradients[index][:number]
 
-    def _backward(self, index: int, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
-        perceptron = self._perceptrons[index]
+    def _backward(self, index: int, inputs: Any, gradient: torch.Tensor) -> None:
+        perceptron: Any = self._perceptrons[index]
         kernels.add_column_sums(gradient.numpy(), self._last_biases[index])
         if self._dtype != torch.float32:
             perceptron.last_rows(len(gradient)).gradient.copy_(gradient)
