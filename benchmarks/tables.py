@@ -46,12 +46,12 @@ python benchmarks/simulators.py mjlab-cartpole-balance mjlab-cartpole-swingup
 
 SETTINGS = """## What makes it fast, and how to switch it off
 
-- **Passes by hand**: where actor and critic are `MLPModel`s on a CPU, with a `GaussianDistribution` and nothing
-  overridden, rollout and update go forward and back in chunks that stay in the processor's caches, and every thread
-  takes its share of a mini-batch from beginning to end. Anything else takes the plain path: the first line of a training
-  says which paths are on, and why not the others (`runner.fast_paths`). `--no-fast`, or `fast: false`, takes the plain
-  path always. Both give rsl_rl's numbers to float32 rounding, as `make parity` and `tests/algorithms/test_fast_paths.py`
-  hold.
+- **Passes by hand**: where actor and critic are `MLPModel`s, or `RNNModel`s with a GRU of one layer, on a CPU, with a
+  `GaussianDistribution` and nothing overridden, the update goes forward and back in chunks that stay in the
+  processor's caches, and every thread takes its share of a mini-batch from beginning to end; rollouts of perceptrons
+  do the same. Anything else takes the plain path: the first line of a training says which paths are on, and why not
+  the others (`runner.fast_paths`). `--no-fast`, or `fast: false`, takes the plain path always. Both give rsl_rl's
+  numbers to float32 rounding, as `make parity` and `tests/algorithms/test_fast_paths.py` hold.
 - **Mixed precision** (`algorithm.use_mixed_precision`): the products of the update in bfloat16, with sums over samples
   and everything between the losses and the optimizer in float32. The rollout stays in float32.
 - **Allocator**: `sim-rl` tells glibc to keep freed memory (`keep_freed_memory: false` leaves it), unless

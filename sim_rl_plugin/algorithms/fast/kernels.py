@@ -250,14 +250,16 @@ def gru_step(gates_cg: Any, hidden_gates_cg: Any, before_ch: Any, memory_ch: Any
     """
     size = before_ch.shape[1]
     for c in range(before_ch.shape[0]):
+        # Loops of their own, or the compiler could not tell that the gates do not overlap.
+        both, hidden_both = gates_cg[c, : 2 * size], hidden_gates_cg[c, : 2 * size]
+        for i in range(2 * size):
+            both[i] = _sigmoid(both[i] + hidden_both[i])
+        reset, update, new = gates_cg[c, :size], gates_cg[c, size : 2 * size], gates_cg[c, 2 * size :]
+        hidden_new, before, memory = hidden_gates_cg[c, 2 * size :], before_ch[c], memory_ch[c]
         for i in range(size):
-            reset = _sigmoid(gates_cg[c, i] + hidden_gates_cg[c, i])
-            update = _sigmoid(gates_cg[c, size + i] + hidden_gates_cg[c, size + i])
-            new = _tanh(gates_cg[c, 2 * size + i] + reset * hidden_gates_cg[c, 2 * size + i])
-            gates_cg[c, i] = reset
-            gates_cg[c, size + i] = update
-            gates_cg[c, 2 * size + i] = new
-            memory_ch[c, i] = (_ONE - update) * new + update * before_ch[c, i]
+            new[i] = _tanh(new[i] + reset[i] * hidden_new[i])
+        for i in range(size):
+            memory[i] = (_ONE - update[i]) * new[i] + update[i] * before[i]
 
 
 @_compiled

@@ -61,13 +61,13 @@ def _against_both(algorithm: PPO) -> Iterator[str]:
     models = {"actor": algorithm._raw_actor, "critic": algorithm._raw_critic}
     if algorithm.actor is not models["actor"] or algorithm.critic is not models["critic"]:
         yield "the models are compiled"
-    for name, model in models.items():
-        yield from _against_model(name, model)
-    distribution = models["actor"].distribution
+    distribution = getattr(models["actor"], "distribution", None)
     if type(distribution) is not GaussianDistribution or _is_changed(distribution):
         yield f"the distribution is {type(distribution).__name__}, not GaussianDistribution"
-    if models["critic"].distribution is not None:
+    if getattr(models["critic"], "distribution", None) is not None:
         yield "the critic has a distribution"
+    for name, model in models.items():
+        yield from _against_model(name, model)
 
 
 def _against_model(name: str, model: Any) -> Iterator[str]:
