@@ -8,7 +8,7 @@ PEER := .venv-peer/bin
 # Training runs write here.
 RUNS ?= runs
 
-.PHONY: help train test lint types bench torture parity gpu docs clean
+.PHONY: help train test lint types bench torture parity extras gpu docs clean
 
 help:
 	@echo "make train    train the default robot on the CPU, evaluate it, film it"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench    the benchmarks, peers beside us (long)"
 	@echo "make torture  a training killed 50 times, and one of 100,000 iterations (long)"
 	@echo "make parity   the same numbers as rsl_rl 5.5.1, row by row"
+	@echo "make extras   every extra alone in a fresh environment (long, gigabytes)"
 	@echo "make gpu      tests that need a CUDA device"
 	@echo "make docs     check the documentation"
 
@@ -55,6 +56,7 @@ bench: .venv-peer/installed
 	$(PEER)/python benchmarks/startup.py
 	$(PEER)/python benchmarks/simulation.py
 	$(PEER)/python benchmarks/learner.py --growth envs networks horizon
+	$(PEER)/python benchmarks/adapters.py gymnasium
 	$(PEER)/python benchmarks/time_to_reward.py
 	$(PEER)/python benchmarks/learning.py
 	$(PEER)/python benchmarks/simulators.py gymnasium-pendulum gymnasium-halfcheetah mujoco-halfcheetah
@@ -66,6 +68,9 @@ torture: $(VENV)/dev
 
 parity: .venv-peer/installed
 	PARITY_REPORT=docs/parity.md $(PEER)/python -m pytest tests/parity -n auto
+
+extras:
+	$(PYTHON) tests/packaging/try_extras.py
 
 gpu: .venv-peer/installed
 	$(PEER)/python -m pytest -m gpu

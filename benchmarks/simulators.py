@@ -76,7 +76,7 @@ RUNS: dict[str, Run] = {
         "CartpoleBalance",
         "90 % of the largest possible return",
         900.0,
-        iterations=100,
+        iterations=200,
         evaluate_every=4,
         episodes=16,
         seeds=1,

@@ -14,8 +14,8 @@ _LARGEST_INT = 2**31 - 1
 def keep_freed_memory() -> bool:
     """Let glibc keep what is freed, instead of giving large buffers back to the kernel.
 
-    By default every buffer beyond 32 MB is mapped afresh, and its pages are faulted in and cleared one by one, again in
-    every mini-batch. What the process holds at its peak stays the same; it just holds it to the end.
+    By default large buffers are mapped afresh or trimmed away, and their pages faulted in and cleared one by one, in
+    every mini-batch again. The price is memory that is kept to the end, a few percent more at the peak.
 
     Returns:
         Whether it was set: not where the C library is another one, nor where ``GLIBC_TUNABLES`` says something

@@ -20,9 +20,10 @@ import numpy as np
 import torch
 
 from sim_rl_plugin import plugins
+from sim_rl_plugin.checkpoint_contents import check_contents
 from sim_rl_plugin.checkpoint_manifest import check_bytes, describe, read_manifest, seal
 from sim_rl_plugin.checkpoint_migrations import migrate_checkpoint
-from sim_rl_plugin.errors import UserError
+from sim_rl_plugin.errors import UserError, os_errors_named
 from sim_rl_plugin.whole_file import whole_file
 
 BEST_FILE = "model_best.pt"
@@ -98,7 +99,9 @@ def load_checkpoint(
     try:
         contents, note = migrate_checkpoint(contents)
     except UserError as error:
-        raise UserError(f"the checkpoint {path} cannot be used: {error}") from error
+        raise UserError(f"the checkpoint {path} cannot be used: {' '.join(str(error).split())}") from error
+    except Exception as error:  # an older one's inner shape shows when it is taken apart
+        raise UserError(f"the checkpoint {path} cannot be used: {_first_sentence(error)}") from error
     if note is not None:
         warnings.warn(f"the checkpoint {path}: {note}", stacklevel=2)
     return contents
@@ -117,6 +120,7 @@ def read_checkpoint(
         foreign = plugins.get_manager().first("sim_rl_load_foreign_checkpoint", path=path)
         if foreign is None:
             raise
+        check_contents(foreign, path)
         return foreign
 
 
@@ -137,8 +141,7 @@ def _load_own(path: Path, map_location: str | torch.device | None, trust: bool) 
                 "sim-rl checkpoint convert OLD NEW --trust"
             ) from error
         contents = _load_trusted(path, map_location, _unsafe_part(error))
-    if not isinstance(contents, dict) or not any(str(key).endswith("state_dict") for key in contents):
-        raise UserError(f"{path} is no checkpoint: it holds no state_dict")
+    check_contents(contents, path)
     return contents
 
 
@@ -182,6 +185,7 @@ def numbered_checkpoints(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
+@os_errors_named
 def find_checkpoint(run_or_file: str | Path, *, best: bool = False, trust: bool = False) -> Path:
     """Return the file itself, or the last checkpoint of a run folder that can be read.
 

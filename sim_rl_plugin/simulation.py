@@ -33,6 +33,11 @@ def resolve_device(name: str) -> str:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = f"{torch.cuda.device_count()} CUDA devices" if torch.cuda.is_available() else "no CUDA device"
         raise UserError(f"device: {name!r} was asked for, and torch finds {found}: say auto or cpu")
+    if device.type not in ("cpu", "cuda"):
+        try:
+            torch.zeros(1, device=device).item()
+        except (RuntimeError, NotImplementedError) as error:
+            raise UserError(f"device: {name!r} cannot be used here: say cpu, cuda:<index> or auto") from error
     # With its index, as a launcher's ranks and checkpoints name it.
     return f"cuda:{device.index or 0}" if device.type == "cuda" else str(device)
 

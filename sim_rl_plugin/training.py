@@ -14,6 +14,7 @@ from sim_rl_plugin.config.schema import EvaluationSettings
 from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.evaluation import EVALUATION_SEED_OFFSET, Policy, own_random_numbers
+from sim_rl_plugin.folder_lock import LOCK_FILE
 from sim_rl_plugin.run_folder import SavedRun, build_runner, owned_run, set_aside_logs, write_config
 from sim_rl_plugin.runners.stop_signal import EXIT_STATUS, leave, status_of
 from sim_rl_plugin.simulation import open_env, prepare_process
@@ -95,16 +96,21 @@ def train_to_the_end(
         env = stack.enter_context(open_env(config, device=device))
         evaluation_env = _open_evaluation_env(stack, config, device, beside=env)
         folder = run_folder()
+        unused = stack.enter_context(ExitStack())
+        unused.callback(_remove_unused, folder)
         stack.enter_context(owned_run(folder))
         remove_unfinished(folder)
         if saved is None:
             set_aside_logs(folder)
-        runner = build_runner(config, env, device, folder)
+        runner = build_runner(config, env, device, folder, saved)
         if evaluation_env is not None:
             _require_evaluations(runner).evaluate_in(evaluation_env)
         if saved is not None:
             runner.resume(str(saved.checkpoint), **saved.load_options)
+        elif hasattr(runner, "initialize"):
+            runner.initialize()  # before anything is written: what it starts from may not fit
         remaining = config.max_iterations - runner.completed_iterations
+        unused.pop_all()
         write_config(folder, config)
         started(folder)
         exit_status = 0
@@ -118,6 +124,13 @@ def train_to_the_end(
             exit_status = status
         policy, completed = runner.get_inference_policy(device=device), runner.completed_iterations
         return Outcome(folder, policy, completed, getattr(runner, "reached_return", None), exit_status)
+
+
+def _remove_unused(folder: Path) -> None:
+    """Take a run folder away again that a mistake has left empty but for its lock."""
+    if folder.is_dir() and [path.name for path in folder.iterdir()] == [LOCK_FILE]:
+        (folder / LOCK_FILE).unlink()
+        folder.rmdir()
 
 
 def _open_evaluation_env(stack: ExitStack, config: RunConfig, device: str, beside: VecEnv) -> VecEnv | None:

@@ -208,7 +208,11 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, kind: str):
 
 def test_trust_runs_it_after_a_line(tmp_path):
     write_bomb(tmp_path / "model_0.pt", "zip")
-    with pytest.warns(UserWarning, match=r"holds \w+\.mkdir: trusted, and its code is run"):
+    # What the bomb leaves in its place is no state of a model.
+    with (
+        pytest.warns(UserWarning, match=r"holds \w+\.mkdir: trusted, and its code is run"),
+        pytest.raises(ValueError, match="actor_state_dict: expected a mapping, found None"),
+    ):
         load_checkpoint(tmp_path / "model_0.pt", trust=True)
     assert (tmp_path / "ran").is_dir()
 

@@ -21,6 +21,8 @@ from typing import Any
 
 from sim_rl_plugin.errors import UserError
 
+_PARTS_OF_ISAAC_SIM = ("isaacsim", "omni", "carb")
+
 
 @dataclass(frozen=True)
 class LaunchOptions:
@@ -68,8 +70,21 @@ def own_seed(seed: int) -> int:
 
 
 def starts_before_configurations() -> bool:
-    """Return whether the simulator must run before a task's configuration can be imported: up to 2.3."""
-    app = importlib.import_module("isaaclab.app")
+    """Return whether the simulator must run before a task's configuration can be imported: up to 2.3.
+
+    Raises:
+        UserError: That simulator, Isaac Sim, is not installed; its package is none of Isaac Lab's requirements.
+    """
+    try:
+        app = importlib.import_module("isaaclab.app")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _PARTS_OF_ISAAC_SIM:
+            raise
+        raise UserError(
+            f"this Isaac Lab runs on Isaac Sim, which is not installed (there is no module {error.name!r}): install it "
+            "from NVIDIA's package index as Isaac Lab's documentation says, or take Isaac Lab 3 (Python 3.12), which "
+            "brings Newton"
+        ) from error
     return not hasattr(app, "launch_simulation")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from sim_rl_plugin.config import RunConfig, known_env_options, with_overrides
 from sim_rl_plugin.config.schema import schema_defaults
+from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.run_folder import SavedRun
 
 
@@ -22,10 +23,12 @@ def config_of_run(run: SavedRun, options: dict[str, Any]) -> RunConfig:
         UserError: An option does not fit.
     """
     settings = dict(run.settings)
+    if settings.get("task") is None and options.get("task") is None:
+        raise UserError(f"{run.checkpoint} does not say which task it was trained on: say --sim NAME and --task NAME")
     # Nothing is trained or logged: a log writer that is not installed here must not stand in the way.
     settings["logger"] = []
     trained_on = settings.get("simulator", schema_defaults().simulator)
     simulator = options.get("simulator") or trained_on
-    if simulator != trained_on:
-        settings["env"] = known_env_options(simulator, settings.get("env") or {})
+    if simulator != trained_on and isinstance(settings.get("env"), dict):
+        settings["env"] = known_env_options(simulator, settings["env"])
     return with_overrides(settings, options=options)

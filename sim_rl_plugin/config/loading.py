@@ -15,9 +15,11 @@ from typing import Any
 
 from sim_rl_plugin.config.files import merge_layers, read_config
 from sim_rl_plugin.config.migrations import migrate
+from sim_rl_plugin.config.nan_quarantine import QuarantineSettings
 from sim_rl_plugin.config.overrides import parse_overrides
 from sim_rl_plugin.config.schema import (
     MODEL_SECTIONS,
+    SECTIONS,
     EvaluationSettings,
     KeepCheckpoints,
     RunConfig,
@@ -49,11 +51,16 @@ _RUNNERS_KEYS = (
     "evaluation",
     "obs_groups",
     "check_for_nan",
+    "nan_quarantine",
     "init_from",
 )
 
 # Sections of the runner, and what holds their keys.
-_RUNNERS_SECTIONS = {"keep_checkpoints": KeepCheckpoints, "evaluation": EvaluationSettings}
+_RUNNERS_SECTIONS = {
+    "keep_checkpoints": KeepCheckpoints,
+    "evaluation": EvaluationSettings,
+    "nan_quarantine": QuarantineSettings,
+}
 
 # Keys that simulators put beside rsl_rl's own, for their train scripts.
 _OTHERS_KEYS = (
@@ -155,6 +162,8 @@ def with_overrides(
         options: As for ``load_config``.
     """
     known = {key: plain(value) for key, value in settings.items() if key in RunConfig.model_fields}
+    # Settings of a script, or of a version that had others.
+    _warn_of_near_misses([key for key in settings if key not in known])
     upper = {key: value for key, value in (options or {}).items() if value is not None}
     return with_layer(merge_layers(schema_defaults().to_dict(), known), merge_layers(upper, parse_overrides(overrides)))
 
@@ -185,7 +194,14 @@ def model_sections(algorithm: Any) -> list[str]:
 def _task_layer(upper: dict[str, Any]) -> dict[str, Any]:
     about = {"adapter": upper["simulator"], "task": upper["task"], "settings": copy.deepcopy(upper)}
     answer = get_manager().first("sim_rl_default_config", **about) or {}
-    layer = plain(_migrated(answer))
+    where = f"the default settings of {upper['task']!r} on {upper['simulator']!r}"
+    try:
+        check_value(dict[str, Any], answer, "settings")
+        layer = plain(_migrated(answer))
+        for key in layer.keys() & {"env", "obs_groups", *SECTIONS}:
+            check_value(dict[str, Any] | None, layer[key], key)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
     # A simulator's own training settings carry keys for its own scripts: they are not ours to refuse.
     _warn_of_near_misses([key for key in layer if key not in RunConfig.model_fields])
     return {key: value for key, value in layer.items() if key in RunConfig.model_fields}

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 
+from sim_rl_plugin.config.nan_quarantine import QuarantineSettings
 from sim_rl_plugin.config.signature import check_value, shorten, unknown_key
 from sim_rl_plugin.errors import UserError
 
@@ -114,7 +115,7 @@ class RunConfig(BaseModel):
     device: str = Field(default="auto", min_length=1)
     """Device of learner and environments: `cpu`, `cuda:0`, or `auto`, which is CUDA where there is some."""
 
-    seed: int = Field(default=1, ge=0)
+    seed: int = Field(default=1, ge=0, lt=2**63)
     """Seed of torch, NumPy, Python and the environments."""
 
     env: dict[str, Any] = Field(default_factory=dict)
@@ -160,7 +161,11 @@ class RunConfig(BaseModel):
     """Whether the progress of the training is shown on the terminal."""
 
     check_for_nan: bool = True
-    """Whether the training stops, with a message, when the environment returns NaN."""
+    """Whether NaN and infinity in rollouts and updates are looked for; `nan_quarantine` says what happens then."""
+
+    nan_quarantine: dict[str, Any] = Field(default_factory=lambda: dataclasses.asdict(QuarantineSettings()))
+    """What happens to them: `max_share`, `max_failures`, `max_dumps`, `max_dump_mb`, `keep_state`
+    (docs/reliability.md)."""
 
     torch_compile_mode: Literal["default", "max-autotune-no-cudagraphs"] | None = None
     """Mode of `torch.compile` for the models' forward passes; null compiles nothing."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from sim_rl_plugin.config.signature import check_value
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.logging.console import TrainingConsole, show_line
 from sim_rl_plugin.logging.episodes import EnvironmentLog, EpisodeStatistics
@@ -124,6 +125,16 @@ class Logger:
         if log:
             self._environment_log.add(log)
         self._episodes.add(rewards, dones, intrinsic_rewards, extras.get("skipped"))
+
+    def leave_out(self, envs: torch.Tensor, starting: torch.Tensor) -> None:
+        """Count nothing of this rollout in some environments, which then start anew.
+
+        Args:
+            envs: Bool ``(n,)``: which environments.
+            starting: Bool ``(n,)``: those whose first step ended a broken episode; the next one counts.
+        """
+        self._episodes.leave_out(envs, starting)
+        self._environment_log.leave_out_non_finite()
 
     def log(
         self,
@@ -254,6 +265,8 @@ class Logger:
 
         ``same_episodes`` says that the simulation continues the episodes that were in progress.
         """
+        for key, kind in (("total_steps", int), ("total_time_s", float), ("recent", list[list[float]])):
+            check_value(kind, state.get(key), f"logger.{key}")
         self.tot_timesteps = state["total_steps"]
         self.tot_time = state["total_time_s"]
         for buffer, values in zip(self._recent(), state["recent"], strict=True):

@@ -6,8 +6,6 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +28,13 @@ from sim_rl_plugin.checkpoint import (
     set_aside_later_checkpoints,
     set_random_state,
 )
+from sim_rl_plugin.checkpoint_contents import FORMAT, explained, part_of
 from sim_rl_plugin.checkpoint_manifest import versions
 from sim_rl_plugin.checkpoint_retention import remove_outdated
 from sim_rl_plugin.config import check_train_cfg
 from sim_rl_plugin.config.schema import EvaluationSettings, KeepCheckpoints
 from sim_rl_plugin.env import VecEnv, as_vec_env
-from sim_rl_plugin.env.finite import FiniteWatch
+from sim_rl_plugin.env.form import EnvironmentForm
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.export import write_onnx
 from sim_rl_plugin.layout import check_layout, describe_layout
@@ -43,9 +42,8 @@ from sim_rl_plugin.logging.logger import Logger
 from sim_rl_plugin.models.exported_policy import is_exported_policy
 from sim_rl_plugin.registry import packages_of_simulator, resolve_callable
 from sim_rl_plugin.runners.evaluations import Evaluations
+from sim_rl_plugin.runners.quarantine import guard_of
 from sim_rl_plugin.runners.stop_signal import StopSignal, leave
-
-_CHECKPOINT_FORMAT = 1
 
 
 class OnPolicyRunner:
@@ -76,7 +74,8 @@ class OnPolicyRunner:
         self.device = device
         self._configure_multi_gpu()
 
-        obs = env.get_observations().to(device)
+        self._form = EnvironmentForm(env)
+        obs = self._form.observed(env.get_observations()).to(device)
         algorithm_class = resolve_callable(self.cfg["algorithm"]["class_name"])
         self.alg = algorithm_class.construct_algorithm(obs, env, self.cfg, device)
         self.layout = describe_layout(env, obs)
@@ -105,7 +104,7 @@ class OnPolicyRunner:
         self._simulation_restored = False
         self._has_loaded = False
         self._writes_checkpoints = log_dir is not None and self.gpu_global_rank == 0
-        self._finite_watch = FiniteWatch() if self.cfg.get("check_for_nan", True) else None
+        self._guard = guard_of(self)
 
     # Training
 
@@ -121,8 +120,9 @@ class OnPolicyRunner:
                 limit do not end all at once.
 
         Raises:
-            ValueError: The environment returned NaN or infinity, and the policy is the one before; a student has
-                no teacher; evaluations are asked for without ``evaluate_in``; or a file cannot be written.
+            ValueError: Iterations in a row went wrong through NaN or infinity, and the policy is the one before
+                them (see docs/reliability.md); a student has no teacher; evaluations are asked for without
+                ``evaluate_in``; or a file cannot be written.
             KeyboardInterrupt: After the checkpoint of a Ctrl-C.
             SystemExit: After that of SIGTERM (status 143) or SIGUSR1 (75).
         """
@@ -136,7 +136,7 @@ class OnPolicyRunner:
         self._evaluations.prepare(self.is_distributed, self.logger.log_dir if self._resumed_from else None)
         if init_at_random_ep_len and not self._simulation_restored:
             self._spread_episode_ends()
-        obs = self._to_device(self.env.get_observations())
+        obs = self._guard.first(self._to_device(self.env.get_observations()))
         self.alg.train_mode()
         if self.is_distributed:
             self.alg.broadcast_parameters()
@@ -158,11 +158,12 @@ class OnPolicyRunner:
                     is_stopped = self._is_stopped(stop)
                     self.reached_return = self._evaluations.reached_return(iteration)
                     # Where there is no room for a log, a checkpoint may still find some.
-                    is_over = is_stopped or self.reached_return is not None or self.logger.failure is not None
+                    failure = self.logger.failure or self._guard.failure
+                    is_over = is_stopped or self.reached_return is not None or failure is not None
                     if self._writes_checkpoints:
                         self._save_into_run_folder(iteration, is_last=is_over or iteration == end - 1)
-                    if self.logger.failure is not None:
-                        raise self.logger.failure
+                    if failure is not None:
+                        raise failure
                     self.interrupted = is_stopped
                     if is_over:
                         break
@@ -201,8 +202,8 @@ class OnPolicyRunner:
             raise UserError(f"init_from: {type(self.alg).__name__} cannot start from another training's models")
         checkpoints = [load_checkpoint(path, self.device) for path in paths]
         for contents in checkpoints:
-            check_layout(contents.get("sim_rl", {}).get("layout"), self.env)
-        with _explained(", ".join(map(str, paths))):
+            check_layout(part_of(contents, "layout"), self.env)
+        with explained(", ".join(map(str, paths))):
             start_from(checkpoints)
 
     def _is_exported_teacher(self, path: str) -> bool:
@@ -212,15 +213,14 @@ class OnPolicyRunner:
     def _iterate(self, obs: TensorDict, iteration: int, first: int, end: int) -> TensorDict:
         """Collect one rollout, learn from it, and log; return the observations to continue from."""
         start_s = time.perf_counter()
+        self._guard.begin()
         with torch.inference_mode():
             obs = self._collect_rollout(obs)
-            if self._finite_watch is not None:
-                self._finite_watch.check()
-            collected_s = time.perf_counter()
-            self.alg.compute_returns(obs)
-        losses = self.alg.update()
+        obs = self._guard.inspect(obs, iteration)
+        collected_s = time.perf_counter()
+        losses = self._guard.learn(obs)
         learned_s = time.perf_counter()
-        action_std = _action_std(self.alg.get_policy())
+        action_std = None if losses is None else _action_std(self.alg.get_policy())
         self.current_learning_iteration = iteration
         self.completed_iterations = iteration + 1
         metrics = self.logger.log(
@@ -229,11 +229,11 @@ class OnPolicyRunner:
             total_it=end,
             collect_time=collected_s - start_s,
             learn_time=learned_s - collected_s,
-            loss_dict=losses,
+            loss_dict=losses or {},
             learning_rate=self.alg.learning_rate,
             action_std=action_std,
             rnd_weight=getattr(getattr(self.alg, "rnd", None), "weight", None),
-            more=self._evaluations.after(iteration, self.alg),
+            more={**self._guard.metrics(), **self._evaluations.after(iteration, self.alg)},
         )
         plugins.get_manager().fire("sim_rl_iteration_end", runner=self, iteration=iteration, metrics=metrics)
         return obs
@@ -244,15 +244,12 @@ class OnPolicyRunner:
         begin_rollout = getattr(self.alg, "begin_rollout", None)
         if begin_rollout is not None:
             begin_rollout()
-        for _ in range(self.cfg["num_steps_per_env"]):
+        for step in range(self.cfg["num_steps_per_env"]):
             actions = self.alg.act(obs)
-            obs, rewards, dones, extras = self.env.step(actions.to(self.env.device))
+            obs, rewards, dones, extras = self._form.checked(self.env.step(actions.to(self.env.device)))
             obs, rewards, dones = self._to_device(obs), rewards.to(self.device), dones.to(self.device)
-            if self._finite_watch is not None:
-                self._finite_watch.add(obs, rewards, dones)
-                if "final_obs" in extras:
-                    self._finite_watch.add_observations(extras["final_obs"], "final observation group")
-            self.alg.process_env_step(obs, rewards, dones, extras)
+            seen = self._guard.add_step(step, obs, rewards, dones, extras)
+            self.alg.process_env_step(seen, rewards, dones, extras)
             self.logger.process_env_step(rewards, dones, extras, getattr(self.alg, "intrinsic_rewards", None))
         return obs
 
@@ -299,7 +296,7 @@ class OnPolicyRunner:
         contents["infos"] = infos
         env_state = self.env.state_dict() if hasattr(self.env, "state_dict") else None
         contents["sim_rl"] = {
-            "format": _CHECKPOINT_FORMAT,
+            "format": FORMAT,
             "version": sim_rl_plugin.__version__,
             "config": plain_settings(self.cfg),
             "layout": self.layout,
@@ -311,6 +308,7 @@ class OnPolicyRunner:
             "random": random_state(),
             "environment": env_state,
             "algorithm": self.alg.training_state() if hasattr(self.alg, "training_state") else None,
+            "quarantine": self._guard.state_dict(),
         }
         save_checkpoint(path, contents)
         self.logger.save_model(path, self.current_learning_iteration)
@@ -360,8 +358,8 @@ class OnPolicyRunner:
 
     def _load(self, contents: dict[str, Any], path: str, load_cfg: dict[str, bool] | None, strict: bool) -> bool:
         """Load models and optimizer, and return whether the training's counter came with them."""
-        check_layout(contents.get("sim_rl", {}).get("layout"), self.env)
-        with _explained(path):
+        check_layout(part_of(contents, "layout"), self.env)
+        with explained(path):
             load_iteration = self.alg.load(contents, load_cfg, strict)
         self._has_loaded = True
         if load_iteration:
@@ -396,6 +394,11 @@ class OnPolicyRunner:
             self.current_learning_iteration = self.completed_iterations
             warnings.warn(f"{path} was not written by sim-rl: the simulation starts afresh", stacklevel=2)
             return
+        with explained(path, "cannot be resumed"):
+            self._restore(state, path)
+
+    def _restore(self, state: dict[str, Any], path: str) -> None:
+        """Restore everything beyond models and optimizer."""
         self.completed_iterations = state["completed_iterations"]
         self.current_learning_iteration = self.completed_iterations
         if self.is_distributed:
@@ -410,6 +413,8 @@ class OnPolicyRunner:
                 warnings.warn("this simulator restores its counters only: episodes start afresh", stacklevel=2)
         if state.get("algorithm") is not None:
             self.alg.load_training_state(state["algorithm"], self._simulation_restored)
+        if state.get("quarantine") is not None:
+            self._guard.load_state_dict(state["quarantine"], self._simulation_restored)
         self.logger.load_state_dict(state["logger"], self.completed_iterations, self._simulation_restored)
         if self._writes_checkpoints:
             # What this run did after the checkpoint is about to be done again.
@@ -487,16 +492,6 @@ class OnPolicyRunner:
             torch.cuda.set_device(self.gpu_local_rank)
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
-
-
-@contextmanager
-def _explained(path: str) -> Iterator[None]:
-    """Turn torch's complaint about parameters that do not fit into one line."""
-    try:
-        yield
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"the checkpoint {path} does not fit the model of this config: {reason}") from error
 
 
 def _action_std(policy: Any) -> torch.Tensor | None:

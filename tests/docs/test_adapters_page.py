@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,19 +19,25 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("site")
-    for language, text in BLOCKS:
-        if language == "python" and (name := re.match(r"# (\S+\.py)\n", text)):
-            (folder / name[1]).parent.mkdir(exist_ok=True)
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page's files, where it says that they lie."""
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "my_sim").mkdir()
+    (folder / "my_sim" / "__init__.py").touch()
+    for _, text in BLOCKS:
+        if name := re.match(r"# (\S+\.(py|toml))\n", text):
             (folder / name[1]).write_text(text)
-    (entry_point,) = (text for language, text in BLOCKS if language == "toml")
-    info = folder / "my_sim-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-sim\nVersion: 1.0\n")
-    name, target = re.findall(r'^(\S+) = "(\S+)"$', entry_point, re.MULTILINE)[0]
-    (info / "entry_points.txt").write_text(f"[sim_rl_plugin]\n{name} = {target}\n")
     return folder
+
+
+@pytest.fixture(scope="module")
+def package(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which it is installed, with its test beside it."""
+    site = tmp_path_factory.mktemp("site")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target"]
+    subprocess.run([*install, str(site), str(source)], check=True)
+    shutil.copy(source / "test_my_sim.py", site)
+    return site
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -40,20 +47,20 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environ, cwd=folder, capture_output=True, text=True, check=False)
 
 
-def test_its_files_are_all_there(package: Path):
-    names = {str(path.relative_to(package)) for path in package.rglob("*.py")}
-    assert names == {"my_sim/env.py", "my_sim/open.py", "my_sim/plugin.py", "test_my_sim.py"}
+def test_its_files_are_those_that_it_lists(source: Path):
+    listed = re.findall(r"^my-sim/(\S+)", PAGE, re.MULTILINE)
+    assert {str(path.relative_to(source)) for path in source.rglob("*.*")} == set(listed)
 
 
 def test_its_contract_tests_pass_and_are_as_many_as_it_says(package: Path):
     result = run(package, "pytest", "-q", "-p", "no:cacheprovider", "test_my_sim.py")
     assert result.returncode == 0, result.stdout
-    assert "Sixteen tests" in PAGE and "16 passed" in result.stdout
+    assert "seventeen tests" in PAGE and "17 passed" in result.stdout
 
 
 def test_its_commands_work(package: Path):
     commands = re.findall(r"^sim-rl (.*--sim my-sim.*)$", PAGE, re.MULTILINE)
-    assert [command.split()[0] for command in commands] == ["check-env", "train"]
+    assert [command.split()[0] for command in commands] == ["list", "check-env", "train"]
     short = ["--max-iterations", "2", "--eval-episodes", "1", "--no-video", "env.max_force_n=2.0"]
     for command in commands:
         more = short if command.startswith("train") else []

@@ -119,6 +119,7 @@ def test_somebody_elses_exit_is_not_taken_for_a_signals():
 
 RANK = """
 import os, signal, sys
+import torch
 from small_configs import ppo_cfg
 from sim_rl_plugin.runners import OnPolicyRunner
 from sim_rl_plugin.testing import PointEnv
@@ -139,6 +140,7 @@ try:
     runner.learn(10)
 except SystemExit as error:
     print("stopped", runner.completed_iterations, error.code)
+torch.distributed.barrier()  # the checkpoint is the first one's to write
 resumed = OnPolicyRunner(PointEnv(seed=10 + rank), ppo_cfg(), sys.argv[1])
 before = resumed.env.position.clone()
 resumed.resume(sys.argv[1] + "/model_1.pt")

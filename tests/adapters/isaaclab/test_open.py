@@ -94,6 +94,17 @@ def test_a_training_takes_the_tasks_settings_and_starts_the_simulator_once(lab: 
         assert journal[0] == starts[0]
 
 
+def test_isaac_lab_2_without_isaac_sim_says_what_is_missing(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, 2)
+    # As in the wheel, where importing the package imports Isaac Sim.
+    (lab.folder / "isaaclab" / "__init__.py").write_text("import isaacsim\n")
+    assert "Isaac-Point-v0" in lab.sim_rl("list", "--sim", "isaaclab")
+    for command in ("train", "check-env"):
+        output = lab.sim_rl(command, "--sim", "isaaclab", "--task", "Isaac-Point-v0", "--device", "cpu", fails=True)
+        assert "error: this Isaac Lab runs on Isaac Sim, which is not installed" in output
+        assert "Traceback" not in output
+
+
 def test_cameras_are_there_for_the_video_if_they_were_asked_for(tmp_path: Path) -> None:
     lab = Lab(tmp_path, 2)
     lab.sim_rl(

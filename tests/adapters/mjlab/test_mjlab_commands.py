@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 TASK = "Mjlab-Cartpole-Balance-SimRl"
 SCRIPTS = Path(sys.executable).parent
-LIMIT_S = 400
+LIMIT_S = 1800
 
 
 def run(arguments: list[str], folder: Path, ended_by: Callable[[], bool] | None = None) -> str:

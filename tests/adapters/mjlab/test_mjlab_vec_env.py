@@ -15,7 +15,9 @@ pytest.importorskip("mjlab")
 
 from mjlab.managers.curriculum_manager import CurriculumTermCfg
 from mjlab.managers.recorder_manager import RecorderTerm, RecorderTermCfg
+from mjlab.managers.termination_manager import TerminationTermCfg
 from mjlab.rl import RslRlVecEnvWrapper
+from mjlab.tasks.registry import load_env_cfg
 from mjlab_tasks import CARTPOLE, GO1, actions_for, make_env
 from sim_rl_mjlab.vec_env import MjlabVecEnv
 
@@ -256,6 +258,20 @@ def test_a_finite_horizon_has_no_time_outs() -> None:
     assert "time_outs" not in extras
 
 
+@pytest.mark.parametrize("auto_reset", [False, True])
+def test_what_terminates_at_the_limit_is_no_time_out(auto_reset: bool) -> None:
+    fallen = torch.tensor([True, True, False, False])
+    terms = {**load_env_cfg(CARTPOLE).terminations, "fallen": TerminationTermCfg(func=lambda env: fallen)}
+    env = MjlabVecEnv(make_env(CARTPOLE, auto_reset=auto_reset, terminations=terms), reset=True)
+    end_episode_of(env, 1)
+    end_episode_of(env, 2)
+    _, _, dones, extras = env.step(torch.zeros(4, 1))
+
+    assert dones.tolist() == [True, True, True, False]
+    # Number 1 does both.
+    assert extras["time_outs"].tolist() == [False, False, True, False]
+
+
 def test_actions_are_clipped_as_mjlabs_wrapper_does() -> None:
     theirs = RslRlVecEnvWrapper(make_env(CARTPOLE), clip_actions=0.5)
     env = MjlabVecEnv.around(theirs)
@@ -276,3 +292,26 @@ def test_terms_that_are_not_concatenated_are_groups_of_their_own() -> None:
     names = [f"actor.{name}" for name in env.unwrapped.observation_manager.active_terms["actor"]]
     assert sorted(obs.keys()) == sorted([*names, "critic"])
     assert codes_and_places(env) == set()
+
+
+@pytest.mark.parametrize("auto_reset", [False, True])
+def test_some_environments_are_reset_out_of_nan_and_the_others_stay_as_they_are(auto_reset: bool) -> None:
+    env = MjlabVecEnv(make_env(GO1, auto_reset=auto_reset), reset=True)
+    for action in actions_for(env.unwrapped, 4):
+        env.step(action)
+    before, ages = env.get_observations(), env.episode_length_buf.clone()
+    physics = env.unwrapped.sim.data
+    for name in ("qpos", "qvel", "qacc_warmstart", "ctrl"):
+        getattr(physics, name)[1] = torch.nan
+    others = torch.arange(env.num_envs) != 1
+    qpos = physics.qpos[others].clone()
+    assert env.reset_envs(torch.tensor([1]))
+    assert int(env.episode_length_buf[1]) == 0
+    assert torch.equal(env.episode_length_buf[others], ages[others])
+    assert torch.equal(physics.qpos[others], qpos)
+    for name, values in env.get_observations().items():
+        assert torch.isfinite(values).all()
+        assert torch.equal(values[others], before[name][others])
+    for action in actions_for(env.unwrapped, 10):
+        obs, rewards, _, _ = env.step(action)
+        assert all(bool(torch.isfinite(values).all()) for values in (*obs.values(), rewards))
