@@ -56,6 +56,7 @@ test: lint types
 bench: .venv-peer/installed
 	$(PEER)/python benchmarks/startup.py
 	$(PEER)/python benchmarks/simulation.py
+	$(PEER)/python benchmarks/learner.py --growth envs networks horizon
 	$(PEER)/python benchmarks/adapters.py gymnasium
 	$(PEER)/python benchmarks/time_to_reward.py
 	$(PEER)/python benchmarks/learning.py

@@ -44,6 +44,21 @@ python benchmarks/simulators.py mjlab-cartpole-balance mjlab-cartpole-swingup
 ```
 """
 
+SETTINGS = """## What makes it fast, and how to switch it off
+
+- **Passes by hand**: where actor and critic are `MLPModel`s, or `RNNModel`s with a GRU of one layer, on a CPU, with a
+  `GaussianDistribution` and nothing overridden, the update goes forward and back in chunks that stay in the
+  processor's caches, and every thread takes its share of a mini-batch from beginning to end; rollouts of perceptrons
+  do the same. Anything else takes the plain path: the first line of a training says which paths are on, and why not
+  the others (`runner.fast_paths`). `--no-fast`, or `fast: false`, takes the plain path always. Both give rsl_rl's
+  numbers to float32 rounding, as `make parity` and `tests/algorithms/test_fast_paths.py` hold.
+- **Mixed precision** (`algorithm.use_mixed_precision`): the products of the update in bfloat16, with sums over samples
+  and everything between the losses and the optimizer in float32. The rollout stays in float32.
+- **Allocator**: `sim-rl` tells glibc to keep freed memory (`keep_freed_memory: false` leaves it), unless
+  `GLIBC_TUNABLES` says something about `malloc`. From Python: `sim_rl_plugin.allocator.keep_freed_memory()`.
+- **Threads**: `torch_num_threads`, or all cores where it is null. A task whose networks are small is tuned with 1.
+"""
+
 ADAPTERS = """## What an adapter costs
 
 Written by `benchmarks/adapters.py`, whose docstring says what is counted: CPU time of one process for a step of all
@@ -70,7 +85,9 @@ and compared with Gymnasium and EnvPool above.
 def main() -> None:
     simulations = [simulation(load(path.stem)) for path in sorted(RESULTS.glob("simulation*.json"))]
     adapters = [adapter(load(path.stem)) for path in sorted(RESULTS.glob("adapters_*.json"))]
-    sections = [INTRODUCTION, *simulations, ADAPTERS, *adapters, time_to_reward(load("time_to_reward"))]
+    learners = [learner(load("learner"))] if (RESULTS / "learner.json").exists() else []
+    sections = [INTRODUCTION, SETTINGS, *learners, *simulations, ADAPTERS, *adapters]
+    sections.append(time_to_reward(load("time_to_reward")))
     sections += [startup(load("startup")), defaults(RUNS)]
     PAGE.write_text("\n".join([*sections, learning(load("learning"))]))
     print(f"written to {PAGE}")
@@ -143,6 +160,45 @@ def time_to_reward(results: dict[str, Any]) -> str:
         )
         lines.append(f"| {name} | {median_s:.1f} | {results['times_ours'][name]:.2f} | {times} |")
     return "\n".join(lines) + "\n\n![Return over seconds](../benchmarks/results/time_to_reward.png)\n"
+
+
+def learner(results: dict[str, Any]) -> str:
+    """Return the table of whole iterations of the learner."""
+    peaks = ", ".join(f"{rate:.0f} GFLOP/s in {name}" for name, rate in results["peak_gflops"].items())
+    lines = [
+        heading("The learner: whole iterations", results),
+        "Rollout, returns, update and log through each one's own runner, on an environment that is free; medians of "
+        f"{results['rounds']} interleaved rounds on {results['threads']} threads, each contender in a process of its "
+        "own, all with the same allocator setting. `times ours` is the median of the rounds' ratios, in seconds and, "
+        "in brackets, in CPU seconds. `of peak` is the time that the matrix products and convolutions alone would "
+        f"take at the measured peak ({peaks}): where rsl-rl-lib is at 80 %, nothing can be more than 1.25 times as "
+        "fast without fewer operations.\n",
+        "| load | precision | sim-rl, s | rsl-rl-lib, s | times ours | of peak, ours | of peak, theirs | MiB, ours "
+        "| MiB, theirs |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, load in results["loads"].items():
+        for precision, ratio in load["ratios"].items():
+            ours, theirs = load["contenders"][f"sim-rl {precision}"], load["contenders"][ratio["peer"]]
+            lines.append(
+                f"| {name} | {precision} | {ours['wall_s']:.3f} | {theirs['wall_s']:.3f}"
+                f"{' (compiled)' if 'compiled' in ratio['peer'] else ''} | {ratio['wall_s']:.2f} "
+                f"({ratio['cpu_s']:.2f}) | {ours['share_of_peak']:.0%} | {theirs['share_of_peak']:.0%} "
+                f"| {ours['peak_mib']:.0f} | {theirs['peak_mib']:.0f} |"
+            )
+    return "\n".join([*lines, *growth(results["growth"])]) + "\n\n![learner](../benchmarks/results/learner.png)\n"
+
+
+def growth(results: dict[str, Any]) -> list[str]:
+    """Return a table of the time per sample for each way in which a load can grow."""
+    lines = []
+    for kind, rows in results.items():
+        labels = list(next(iter(rows.values()))["contenders"])
+        lines += [f"\n| {kind}, µs per sample | {' | '.join(labels)} |", f"| --- |{' ---: |' * len(labels)}"]
+        for name, row in rows.items():
+            cells = [f"{row['contenders'][label]['us_per_sample']:.2f}" for label in labels]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
 
 
 def startup(results: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sim_rl_plugin.allocator import keep_freed_memory
 from sim_rl_plugin.config import RunConfig, check_env_options
 from sim_rl_plugin.config.signature import parameters_of
 from sim_rl_plugin.env import VecEnv, as_vec_env
@@ -42,8 +43,10 @@ def resolve_device(name: str) -> str:
 
 
 def prepare_process(config: RunConfig) -> None:
-    """Seed torch on every device, NumPy and Python, and set torch's number of threads."""
+    """Seed torch on every device, NumPy and Python; set torch's number of threads, and the allocator."""
     seed_everything(config.seed)
+    if config.keep_freed_memory:
+        keep_freed_memory()
     if config.torch_num_threads is not None:
         torch.set_num_threads(config.torch_num_threads)
 

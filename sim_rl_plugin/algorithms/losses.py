@@ -63,3 +63,12 @@ def adapted_learning_rate(learning_rate: torch.Tensor, kl_mean: torch.Tensor, de
     higher = (learning_rate * LEARNING_RATE_FACTOR).clamp(max=LARGEST_LEARNING_RATE)
     too_small = (kl_mean < desired_kl / 2.0) & (kl_mean > ROUNDING_KL)
     return torch.where(kl_mean > desired_kl * 2.0, lower, torch.where(too_small, higher, learning_rate))
+
+
+def adapted_rate(learning_rate: float, kl_mean: float, desired_kl: float) -> float:
+    """Return what ``adapted_learning_rate`` does, of numbers."""
+    if kl_mean > desired_kl * 2.0:
+        return max(learning_rate / LEARNING_RATE_FACTOR, SMALLEST_LEARNING_RATE)
+    if ROUNDING_KL < kl_mean < desired_kl / 2.0:
+        return min(learning_rate * LEARNING_RATE_FACTOR, LARGEST_LEARNING_RATE)
+    return learning_rate

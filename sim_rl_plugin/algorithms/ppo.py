@@ -16,6 +16,9 @@ from torch import nn
 from sim_rl_plugin import distributed
 from sim_rl_plugin.algorithms.algorithm import Algorithm, overrides
 from sim_rl_plugin.algorithms.construction import Construction
+from sim_rl_plugin.algorithms.fast.rollout import PerceptronRollout
+from sim_rl_plugin.algorithms.fast.selection import FastPaths, choose
+from sim_rl_plugin.algorithms.fast.update import PerceptronUpdate
 from sim_rl_plugin.algorithms.losses import adapted_learning_rate, surrogate_loss, value_loss
 from sim_rl_plugin.algorithms.mini_batches import MiniBatch, MiniBatches, from_generator
 from sim_rl_plugin.algorithms.optimizer import (
@@ -158,6 +161,12 @@ class PPO(Algorithm):
         self.normalizer_update = normalizer_update
         self.reward_scale = reward_scale
 
+        self.fast = True
+        """Whether fast paths may stand in for the plain one; ``fast`` in the training dict."""
+        self._fast_update: PerceptronUpdate | None = None
+        self._kept_rollout: PerceptronRollout | None = None
+        self._rollout: PerceptronRollout | None = None
+        """Takes the policy's steps of the rollout that ``begin_rollout`` began, if a fast path may."""
         self._values_deferred = False
         self._time_outs: list[TimeOuts] = []
         self._skipped_n: dict[int, torch.Tensor] = {}
@@ -172,17 +181,27 @@ class PPO(Algorithm):
         sub-class that overrides one of the three methods is left with the documented behaviour, and so
         is a storage that overrides ``add_transition``.
         """
-        overridden = overrides(self, PPO, "act", "process_env_step", "compute_returns")
-        overridden = overridden or overrides(self.storage, RolloutStorage, "add_transition")
-        # Values of a rollout whose statistics change step by step must be computed step by step.
-        moving = self.normalizer_update == "each_step"
-        mixing = not getattr(self._raw_critic, "is_sample_wise", False)
-        self._values_deferred = not (overridden or moving or mixing or self.critic.is_recurrent)
+        self._values_deferred = self.defers_values()
+        self._rollout = self._fast_rollout() if choose(self).rollout else None
         self._time_outs.clear()
         self._skipped_n.clear()
         # A rollout that broke off leaves its steps behind.
         self.storage.clear()
         self.transition.clear()
+
+    def defers_values(self) -> bool:
+        """Return whether ``begin_rollout`` puts off the critic."""
+        overridden = overrides(self, PPO, "act", "process_env_step", "compute_returns")
+        overridden = overridden or overrides(self.storage, RolloutStorage, "add_transition")
+        # Values of a rollout whose statistics change step by step must be computed step by step.
+        moving = self.normalizer_update == "each_step"
+        mixing = not getattr(self._raw_critic, "is_sample_wise", False)
+        return not (overridden or moving or mixing or self.critic.is_recurrent)
+
+    def _fast_rollout(self) -> PerceptronRollout:
+        if self._kept_rollout is None or not self._kept_rollout.fits():
+            self._kept_rollout = PerceptronRollout(self)
+        return self._kept_rollout.begin()
 
     def act(self, obs: TensorDict) -> torch.Tensor:
         """Sample actions and note what the update needs in ``transition``.
@@ -193,6 +212,8 @@ class PPO(Algorithm):
         Returns:
             Actions ``(n, a)``, to be stepped with and not modified.
         """
+        if self._rollout is not None:
+            return self._rollout.act(obs)
         transition = self.transition
         transition.hidden_states = (self.actor.get_hidden_state(), self.critic.get_hidden_state())
         with torch.no_grad():
@@ -267,6 +288,7 @@ class PPO(Algorithm):
                 advantages = normalize(advantages)
             storage.advantages.copy_(advantages)
         self._values_deferred = False
+        self._rollout = None
 
     def _leave_out_skipped(self, advantages_tn: torch.Tensor) -> torch.Tensor:
         """Let nothing be learnt from steps that did not take place; return the advantages."""
@@ -295,18 +317,31 @@ class PPO(Algorithm):
     def _evaluate_rollout(self) -> None:
         """Fill in what ``begin_rollout`` put off: values, and the value of what time-outs cut off."""
         storage = self.storage
-        steps_per_chunk = max(1, _CRITIC_CHUNK_SAMPLES // storage.num_envs)
-        for start in range(0, storage.num_transitions_per_env, steps_per_chunk):
-            chunk = slice(start, start + steps_per_chunk)
-            values_tn = storage.values[chunk]
-            values_tn.copy_(self.critic(storage.observations[chunk].flatten(0, 1)).view_as(values_tn))
+        if self._rollout is not None:
+            self._rollout.finish()
+        else:
+            self._evaluate_steps()
         for time_outs in self._time_outs:
             rewards_n = storage.rewards[time_outs.step].squeeze(-1)
             values_n = time_outs.values(self._raw_critic, storage.values[time_outs.step]).squeeze(-1)
             rewards_n.copy_(time_outs.added_to(rewards_n, self.gamma * values_n))
         self._time_outs.clear()
 
+    def _evaluate_steps(self) -> None:
+        """Fill in the values of the rollout's observations."""
+        storage = self.storage
+        steps_per_chunk = max(1, _CRITIC_CHUNK_SAMPLES // storage.num_envs)
+        for start in range(0, storage.num_transitions_per_env, steps_per_chunk):
+            chunk = slice(start, start + steps_per_chunk)
+            values_tn = storage.values[chunk]
+            values_tn.copy_(self.critic(storage.observations[chunk].flatten(0, 1)).view_as(values_tn))
+
     # Update
+
+    @property
+    def fast_paths(self) -> FastPaths:
+        """Which fast paths stand in for the plain one now, and why not the others."""
+        return choose(self)
 
     def update(self) -> dict[str, float]:
         """Learn from the stored rollout and empty the storage.
@@ -322,18 +357,29 @@ class PPO(Algorithm):
         names = ["value", "surrogate", "entropy"]
         names += ["rnd"] if self.rnd is not None else []
         names += ["symmetry"] if self.symmetry is not None else []
-        sums = torch.zeros(len(names), device=self.device)
-        num_updates = 0
-        for batch in self._mini_batches():
-            sums += self._update_once(batch)
-            num_updates += 1
+        means = self._fast_means() if choose(self).update else self._plain_means(len(names))
         if self.normalizer_update == "after_update":
             self._update_normalization(self.storage.observations.flatten(0, 1))
         self.storage.clear()
         networks: dict[str, nn.Module] = {"actor": self._raw_actor, "critic": self._raw_critic}
         if self.rnd is not None:
             networks["rnd predictor"] = self.rnd
-        return self._checked(names, sums / num_updates, networks)
+        return self._checked(names, means, networks)
+
+    def _plain_means(self, number: int) -> torch.Tensor:
+        """Take all optimizer steps; return the means of the ``number`` losses."""
+        sums = torch.zeros(number, device=self.device)
+        num_updates = 0
+        for batch in self._mini_batches():
+            sums += self._update_once(batch)
+            num_updates += 1
+        return sums / num_updates
+
+    def _fast_means(self) -> torch.Tensor:
+        """Do what ``_plain_means`` does with passes written by hand."""
+        if self._fast_update is None or not self._fast_update.fits():
+            self._fast_update = PerceptronUpdate(self)
+        return self._fast_update.run()
 
     def _mini_batches(self) -> Iterator[MiniBatch]:
         """Yield the mini-batches of all epochs."""
@@ -598,6 +644,7 @@ class PPO(Algorithm):
         algorithm = parts.algorithm_class(
             actor, critic, storage, device=device, **parts.arguments, multi_gpu_cfg=cfg.get("multi_gpu")
         )
+        algorithm.fast = cfg.get("fast", True)
         if cfg.get("torch_compile_mode") is not None:
             algorithm.compile(cfg["torch_compile_mode"])
         return algorithm

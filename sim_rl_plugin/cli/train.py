@@ -51,6 +51,11 @@ _VIDEO_TIME_S = 10.0
     help="Continue the latest run of this task if there is one to continue, or start one.",
 )
 @options.trust_option
+@click.option(
+    "--fast/--no-fast",
+    default=None,
+    help="Passes written by hand where they give the same numbers (default), or never.",
+)
 @click.option("--eval-episodes", type=click.IntRange(min=0), default=10, show_default=True, help="Episodes at the end.")
 @click.option("--video/--no-video", default=True, show_default=True, help="Film the trained policy.")
 @click.argument("overrides", nargs=-1)

@@ -170,6 +170,12 @@ class RunConfig(BaseModel):
     torch_compile_mode: Literal["default", "max-autotune-no-cudagraphs"] | None = None
     """Mode of `torch.compile` for the models' forward passes; null compiles nothing."""
 
+    fast: bool = True
+    """Whether passes written by hand may stand in for autograd's where they give the same numbers."""
+
+    keep_freed_memory: bool = True
+    """Whether glibc's allocator keeps freed memory instead of faulting it in again; nothing elsewhere."""
+
     torch_num_threads: int | None = Field(default=None, gt=0)
     """Threads of torch's operations on the CPU; null leaves torch's choice, which is every core."""
 

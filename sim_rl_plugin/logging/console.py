@@ -60,3 +60,8 @@ class TrainingConsole:
         """Leave the terminal as it was."""
         if self._progress is not None:
             self._progress.stop()
+
+
+def show_line(line: str) -> None:
+    """Print a line where the progress is shown."""
+    Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)

@@ -15,7 +15,7 @@ import torch
 
 from sim_rl_plugin.config.signature import check_value
 from sim_rl_plugin.errors import UserError
-from sim_rl_plugin.logging.console import TrainingConsole
+from sim_rl_plugin.logging.console import TrainingConsole, show_line
 from sim_rl_plugin.logging.episodes import EnvironmentLog, EpisodeStatistics
 from sim_rl_plugin.logging.log_writer import LogWriter
 from sim_rl_plugin.registry import resolve_class
@@ -224,6 +224,11 @@ class Logger:
         with self._noting_failure():
             for writer in self.writers:
                 writer.flush()
+
+    def note(self, line: str) -> None:
+        """Show a line beside the progress of the training."""
+        if not self.disable_logs and self.cfg.get("console", True):
+            show_line(line)
 
     def save_model(self, path: str, it: int) -> None:
         """Hand a checkpoint to the writers, unless ``upload_model`` (mjlab's key) is false."""

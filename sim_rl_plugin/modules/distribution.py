@@ -13,7 +13,7 @@ from torch import nn
 
 from sim_rl_plugin.errors import UserError
 
-_HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
+HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 _SMALLEST_STD = 1e-6
 
 
@@ -192,7 +192,7 @@ class GaussianDistribution(Distribution):
     def entropy(self) -> torch.Tensor:
         """Entropy in nats, summed over actions, ``(...)``."""
         mean_ba, std_ba = self._current()
-        return (0.5 + _HALF_LOG_TWO_PI + std_ba.log()).sum(dim=-1).expand(mean_ba.shape[:-1])
+        return (0.5 + HALF_LOG_TWO_PI + std_ba.log()).sum(dim=-1).expand(mean_ba.shape[:-1])
 
     @property
     def params(self) -> tuple[torch.Tensor, ...]:
@@ -202,7 +202,7 @@ class GaussianDistribution(Distribution):
     def log_prob(self, outputs: torch.Tensor) -> torch.Tensor:
         """Return the log-density of ``outputs`` ``(..., output_dim)``, summed over actions, ``(...)``."""
         mean_ba, std_ba = self._current()
-        normaliser = (std_ba.log() + _HALF_LOG_TWO_PI).sum(dim=-1)
+        normaliser = (std_ba.log() + HALF_LOG_TWO_PI).sum(dim=-1)
         return ((outputs - mean_ba) / std_ba).square().sum(dim=-1).mul(-0.5) - normaliser
 
     def kl_divergence(self, old_params: tuple[torch.Tensor, ...], new_params: tuple[torch.Tensor, ...]) -> torch.Tensor:

@@ -16,6 +16,7 @@ from torch import nn
 import sim_rl_plugin
 from sim_rl_plugin import distributed, plugins
 from sim_rl_plugin.algorithms import PPO
+from sim_rl_plugin.algorithms.fast.selection import FastPaths
 from sim_rl_plugin.checkpoint import (
     BEST_FILE,
     find_checkpoint,
@@ -144,6 +145,8 @@ class OnPolicyRunner:
         with kept_random_state():
             self.logger.init_logging_writer()
             hooks.fire("sim_rl_run_start", runner=self)
+        if self.fast_paths is not None:
+            self.logger.note(str(self.fast_paths))
 
         first = self.current_learning_iteration
         end = first + num_learning_iterations
@@ -176,6 +179,11 @@ class OnPolicyRunner:
     def _is_stopped(self, stop: StopSignal) -> bool:
         """Return whether a signal asks to stop; all ranks stop together, or those left would wait for ever."""
         return distributed.any_rank(stop.requested, self.device) if self.is_distributed else stop.requested
+
+    @property
+    def fast_paths(self) -> FastPaths | None:
+        """Which fast paths the algorithm takes, and why not the others; None for one that has none."""
+        return getattr(self.alg, "fast_paths", None)
 
     def initialize(self) -> None:
         """Take over the models of ``init_from``; ``learn`` does so unless something was loaded before.
@@ -247,7 +255,10 @@ class OnPolicyRunner:
 
     def _to_device(self, obs: TensorDict) -> TensorDict:
         """Move observations, if they are not there already: even a move to the same place costs time."""
-        return obs if obs.device == torch.device(self.device) else obs.to(self.device)
+        device = torch.device(self.device)
+        if obs.device == device or all(value.device == device for value in obs.values()):
+            return obs
+        return obs.to(device)
 
     def _spread_episode_ends(self) -> None:
         ages = self.env.episode_length_buf

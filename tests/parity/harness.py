@@ -318,15 +318,18 @@ def update(algorithm: Any, seed: int) -> dict[str, float]:
     return algorithm.update()
 
 
-def compare(ours: Any, theirs: Any, row: Row, deferred: bool = False) -> dict[str, float]:
+def compare(ours: Any, theirs: Any, row: Row, deferred: bool = False, fast: bool = False) -> dict[str, float]:
     """Play and learn side by side; return the largest differences.
+
+    Our fast paths give way to whoever overrides a method, as recording the KL divergence does. With ``fast`` it is not
+    recorded: the learning rate, which it steers, is compared all the same.
 
     Raises:
         DifferenceError: One of them is larger than its tolerance.
     """
     comparison = Comparison(row)
     start = flat_parameters(theirs)
-    our_kl, their_kl = record_kl(ours), record_kl(theirs)
+    our_kl, their_kl = ([], []) if fast else (record_kl(ours), record_kl(theirs))
     for index in range(row.updates):
         rollout = make_rollout(row, seed=index)
         play(ours, rollout, seed=index, deferred=deferred)

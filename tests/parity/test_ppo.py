@@ -17,14 +17,47 @@ from parity.ppo_rows import COMPILED, ROWS
 from rsl_rl.algorithms import PPO as ReferencePPO
 
 from sim_rl_plugin.algorithms import PPO
+from sim_rl_plugin.algorithms.fast.selection import choose
 
 EAGER = {name: row for name, row in ROWS.items() if row is not COMPILED}
+FAST_GRU = (
+    "GRU",
+    "GRU actor, MLP critic",
+    "GRU, uneven mini-batches",
+    "GRU, plain value loss, fixed",
+    "GRU, no normalisation",
+)
+FAST = {
+    name: row for name, row in EAGER.items() if row.family == "MLP" or name.startswith("Gaussian") or name in FAST_GRU
+}
 
 
 @pytest.mark.parametrize("deferred", [False, True], ids=["step by step", "deferred"])
 @pytest.mark.parametrize("row", EAGER.values(), ids=EAGER)
 def test_same_numbers(row: Row, deferred: bool, record: Callable):
     record(row.name, compare(*build_pair(PPO, ReferencePPO, row), row, deferred))
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+@pytest.mark.parametrize("row", FAST.values(), ids=FAST)
+def test_same_numbers_by_the_fast_paths(row: Row, num_threads: int, record: Callable, monkeypatch: pytest.MonkeyPatch):
+    # These rollouts are too small to be shared among threads otherwise.
+    monkeypatch.setattr("sim_rl_plugin.algorithms.fast.threads._FEWEST_OPERATIONS", 1)
+    if row.cfg["algorithm"].get("use_mixed_precision"):
+        # Sums over rows are kept in float32 here, in bfloat16 there.
+        row = dataclasses.replace(row, tolerances={**row.tolerances, "gradient": 1e-2})
+    ours, theirs = build_pair(PPO, ReferencePPO, row)
+    assert choose(ours).update and (choose(ours).rollout or row.family == "recurrent")
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        record(row.name, compare(ours, theirs, row, deferred=True, fast=True))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_every_row_that_can_take_the_fast_paths_is_compared():
+    assert {name for name, row in EAGER.items() if choose(build(PPO, row)).update} == FAST.keys()
 
 
 def test_compiled_models_give_the_same_numbers(
