@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -50,7 +51,9 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", help="these instead of all; nothing is written then")
     parser.add_argument("--rounds", type=int, default=15, help="rounds of the adapter alone")
     parser.add_argument("--calls", type=int, default=300, help="calls of such a round")
-    parser.add_argument("--steps", type=int, default=40, help="rounds with physics, of one step each")
+    parser.add_argument(
+        "--cpu-seconds", type=float, default=12.0, help="for each case with physics; a round is one step"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     simulator = importlib.import_module(f"contenders.{args.simulator}")
@@ -61,7 +64,7 @@ def main() -> None:
     if args.tasks is None:
         versions = {package: metadata.version(package) for package in simulator.PACKAGES}
         results = {"simulator": args.simulator, "versions": versions, "peer": simulator.PEER}
-        results |= {"rounds": args.rounds, "calls": args.calls, "steps": args.steps}
+        results |= {"rounds": args.rounds, "calls": args.calls}
         write_results(f"adapters_{args.simulator}", results | {"tasks": tasks})
 
 
@@ -79,9 +82,10 @@ def measure(simulator: Any, task: str, args: argparse.Namespace) -> dict[str, An
             steps = {name: whole(contender) for name, contender in contenders.items()}
             for case, num_ending in WITH_PHYSICS.items():
                 preparations = {name: (lambda c=c, n=num_ending: c.let_end(n)) for name, c in contenders.items()}
-                samples[case] = in_turn(steps, args.steps, 1, preparations)
+                samples[case] = in_turn(steps, rounds_in(args.cpu_seconds, steps, preparations), 1, preparations)
     return {
         "num_envs": num_envs,
+        "rounds_with_physics": len(samples["none ends"][simulator.PEER]),
         "us_per_step": {case: medians(rounds) for case, rounds in samples.items()},
         "of_peer": {case: ratios(rounds, simulator.PEER) for case, rounds in samples.items()},
     }
@@ -104,6 +108,8 @@ def in_turn(
 ) -> dict[str, list[float]]:
     """Return the microseconds of one call of each kind in every round, after one that warms up.
 
+    Each round has an order of its own, so that nobody always follows the same other.
+
     Args:
         steps: What to call.
         rounds: How often each has its turn.
@@ -111,12 +117,24 @@ def in_turn(
         preparations: What to do before each call, which is not counted.
     """
     samples: dict[str, list[float]] = {name: [] for name in steps}
+    order = random.Random(0)
     for round_ in range(rounds + 1):
-        for name, step in steps.items():
+        for name in order.sample(list(steps), len(steps)):
+            step = steps[name]
             spent_s = timed(step, calls) if preparations is None else timed_apart(step, calls, preparations[name])
             if round_:
                 samples[name].append(spent_s / calls * 1e6)
     return samples
+
+
+def rounds_in(
+    cpu_seconds: float, steps: dict[str, Callable[[], Any]], preparations: dict[str, Callable[[], None]]
+) -> int:
+    """Return how many rounds of one step take about so long, 15 at least."""
+    in_turn(steps, 1, 1, preparations)  # compiles
+    start_s = time.process_time()
+    in_turn(steps, 1, 1, preparations)
+    return max(15, int(2 * cpu_seconds / (time.process_time() - start_s)))
 
 
 def timed(step: Callable[[], Any], calls: int) -> float:

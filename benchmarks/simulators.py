@@ -76,7 +76,7 @@ RUNS: dict[str, Run] = {
         "CartpoleBalance",
         "90 % of the largest possible return",
         900.0,
-        iterations=100,
+        iterations=200,
         evaluate_every=4,
         episodes=16,
         seeds=1,
@@ -283,21 +283,20 @@ def plot(run: Run, results: dict[str, Any], path: Path) -> None:
     """Draw both curves of each training over environment steps."""
     from sim_rl_plugin.plotting import new_figure, save_figure
 
-    figure = new_figure(9, 3.5)
+    figure = new_figure(10, 3.5)
     rollouts, evaluations = figure.subplots(1, 2)
     for index, (learner, of_seeds) in enumerate(results["curves"].items()):
         for number, curve in enumerate(of_seeds):
             style = {"color": f"C{index}", "alpha": 0.8, "label": learner if number == 0 else None}
-            evaluations.plot(curve["env_steps"], curve["mean_return"], marker=".", **style)
-            steps = curve["env_steps"][-1] / curve["iterations"][-1]
+            thousands = [steps / 1000 for steps in curve["env_steps"]]
+            evaluations.plot(thousands, curve["mean_return"], marker=".", **style)
+            of_iteration = thousands[-1] / curve["iterations"][-1]
             rewards = curve["rollout_reward"]
-            rollouts.plot([steps * (done + 1) for done in range(len(rewards))], rewards, **style)
-    evaluations.axhline(
-        results["target"], color="grey", linewidth=0.8, linestyle="--", label=f"target: {run.target_is}"
-    )
-    rollouts.set(xlabel="control steps", ylabel="mean reward of the rollouts", xlim=(0, None))
-    evaluations.set(xlabel="control steps", ylabel="mean return, deterministic", xlim=(0, None))
-    evaluations.legend(loc="lower right")
+            rollouts.plot([of_iteration * (done + 1) for done in range(len(rewards))], rewards, **style)
+    evaluations.axhline(results["target"], color="grey", linewidth=0.8, linestyle="--", label="target")
+    rollouts.set(xlabel="thousand control steps", ylabel="mean reward of the rollouts", xlim=(0, None))
+    evaluations.set(xlabel="thousand control steps", ylabel="mean return, deterministic", xlim=(0, None))
+    figure.legend(*evaluations.get_legend_handles_labels(), loc="outside right center")
     figure.suptitle(f"sim-rl train --sim {run.simulator} --task {run.task}, defaults only")
     save_figure(figure, path)
 

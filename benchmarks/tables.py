@@ -27,8 +27,12 @@ DEFAULTS = f"""## Learning with the defaults
 task. Returns are of the deterministic policy, in episodes of its own. Gymnasium's and MuJoCo's tasks are trained for
 as many iterations as their settings say, mjlab's for fewer: there the question is what mjlab's own `train` reaches,
 with rsl_rl and the same seeds, environments and number of steps, and the target is {AS_GOOD:.0%} of the mean of its
-final returns. Playground's, whose settings are meant for a GPU, ends at its target. CPU seconds are those of the
-process on all cores, imports and compilation included, evaluations not.
+final returns. Seeds differ more than learners do at that length: one swings up late, or balances late, with either.
+CPU seconds are those of the process on all cores, imports and compilation included, evaluations not.
+
+That Playground's CartpoleBalance reaches its target, 900, is not shown yet. Its settings are meant for a GPU: an
+iteration costs 24 CPU seconds, and the longest training so far was cut off after 7 of 977 (0.43 million control steps,
+179 CPU seconds), with returns of 210, 248, 514, 319, 396, 285 and 230 after each.
 
 `make bench` runs Gymnasium's and MuJoCo's. The others need a simulator, each in an environment of its own:
 
@@ -40,10 +44,33 @@ python benchmarks/simulators.py mjlab-cartpole-balance mjlab-cartpole-swingup
 ```
 """
 
+ADAPTERS = """## What an adapter costs
+
+Written by `benchmarks/adapters.py`, whose docstring says what is counted: CPU time of one process for a step of all
+environments, in microseconds, in turn, medians; in brackets the ratio to the simulator's own wrapper for rsl_rl
+(Gymnasium has none: to what a script does by hand), taken inside each round. `make bench` measures Gymnasium; the
+others run where their simulator is installed:
+
+```bash
+python benchmarks/adapters.py mjx
+python benchmarks/adapters.py mjlab
+ISAACLAB_PATH=FOLDER python benchmarks/adapters.py isaaclab   # as the tests of Isaac Lab 3, see simulators.md
+python benchmarks/tables.py
+```
+
+The first two columns are without physics: `step` by itself, and until the learner has the result, which is
+what a training pays. `step` by itself costs more here than in a wrapper that hands out the simulator's own
+buffers: ours are copies that no later step writes into, and tell the runner that nothing has to be moved. In the
+last two columns, with physics, two hundredths are noise. What mjlab's final observations cost there is mjlab's
+second look at the physics, as beside bare mjlab without its auto-reset. The MuJoCo adapter is its own simulator,
+and compared with Gymnasium and EnvPool above.
+"""
+
 
 def main() -> None:
     simulations = [simulation(load(path.stem)) for path in sorted(RESULTS.glob("simulation*.json"))]
-    sections = [INTRODUCTION, *simulations, time_to_reward(load("time_to_reward"))]
+    adapters = [adapter(load(path.stem)) for path in sorted(RESULTS.glob("adapters_*.json"))]
+    sections = [INTRODUCTION, *simulations, ADAPTERS, *adapters, time_to_reward(load("time_to_reward"))]
     sections += [startup(load("startup")), defaults(RUNS)]
     PAGE.write_text("\n".join([*sections, learning(load("learning"))]))
     print(f"written to {PAGE}")
@@ -53,8 +80,8 @@ def load(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
-def heading(title: str, results: dict[str, Any]) -> str:
-    return f"## {title}\n\n{measured_on(results)}.\n"
+def heading(title: str, results: dict[str, Any], level: int = 2) -> str:
+    return f"{'#' * level} {title}\n\n{measured_on(results)}.\n"
 
 
 def measured_on(results: dict[str, Any]) -> str:
@@ -77,6 +104,26 @@ def simulation(results: dict[str, Any]) -> str:
         for name, row in result["measured"].items():
             ratios = [f"{row[key]:.0%}" if key in row else "-" for key in ("of_limit", "of_envpool")]
             lines.append(f"| {task} | {name} | {row['env_steps_per_s']:,.0f} | {ratios[0]} | {ratios[1]} |")
+    return "\n".join(lines) + "\n"
+
+
+def adapter(results: dict[str, Any]) -> str:
+    """Return the table of what one simulator's adapter costs."""
+    cases = list(next(iter(results["tasks"].values()))["us_per_step"])
+    lines = [
+        heading(f"Adapter {results['simulator']}", results, level=3),
+        f"Ratios to {results['peer']}.\n",
+        f"| task | | {' | '.join(cases)} |",
+        f"| --- | --- |{' ---: |' * len(cases)}",
+    ]
+    for task, result in results["tasks"].items():
+        about = f"{task.rpartition(':')[2]}, {result['num_envs']}"
+        for name in dict.fromkeys(name for values in result["us_per_step"].values() for name in values):
+            cells = []
+            for case in cases:
+                value, ratio = (result[key][case].get(name) for key in ("us_per_step", "of_peer"))
+                cells.append("-" if value is None else f"{value:,.{1 if value < 100 else 0}f} ({ratio:.2f})")
+            lines.append(f"| {about} | {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

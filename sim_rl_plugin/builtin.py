@@ -84,9 +84,11 @@ def sim_rl_commands() -> list[Entry]:
         ),
         Entry("eval", "sim_rl_plugin.cli.eval:evaluate_run", "Measure a trained policy over whole episodes"),
         Entry("play", "sim_rl_plugin.cli.play:play", "Show a trained policy as a video or in a window"),
+        Entry("checkpoint", "sim_rl_plugin.cli.checkpoint:checkpoint", "Show, verify and convert checkpoints"),
         Entry("list", "sim_rl_plugin.cli.list:list_tasks", "List simulators and their tasks"),
         Entry("plugins", "sim_rl_plugin.cli.plugins:plugins", "List plugins, what they add, and what failed"),
         Entry("check-env", "sim_rl_plugin.cli.check_env:check_env_command", "Check that an adapter keeps the contract"),
+        Entry("replay", "sim_rl_plugin.cli.replay:replay", "Repeat the steps that led to NaN or infinity"),
         Entry("plot", "sim_rl_plugin.cli.plot:plot", "Draw the learning curves of one or many runs"),
     ]
 

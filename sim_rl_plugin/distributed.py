@@ -15,9 +15,14 @@ def all_reduce_mean(tensor: torch.Tensor) -> None:
 
 def any_rank(flag: bool, device: str) -> bool:
     """Return whether ``flag`` is true on any rank; all ranks must ask together."""
-    found = torch.tensor(float(flag), device=device)
+    return any_rank_each([flag], device)[0]
+
+
+def any_rank_each(flags: list[bool], device: str) -> list[bool]:
+    """Return which of some flags are true on any rank, in one question that all ranks must ask together."""
+    found = torch.tensor([float(flag) for flag in flags], device=device)
     torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
-    return found.item() > 0.0
+    return [number > 0.0 for number in found.tolist()]
 
 
 def broadcast(tensors: Iterable[torch.Tensor]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, cast
 
 
 class UserError(ValueError):
@@ -11,6 +13,22 @@ class UserError(ValueError):
 
     The command line prints the message and exits with status 2, without a traceback.
     """
+
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def os_errors_named(function: _Function) -> _Function:
+    """Let a function that reads what a user names raise a ``UserError`` where the system refuses."""
+
+    @functools.wraps(function)
+    def explained(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except OSError as error:
+            raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
+
+    return cast(_Function, explained)
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:

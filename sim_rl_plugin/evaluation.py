@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import random
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from tensordict import TensorDict
 
-from sim_rl_plugin.env import VecEnv
+from sim_rl_plugin.checkpoint import kept_random_state
+from sim_rl_plugin.env import VecEnv, as_vec_env
 from sim_rl_plugin.errors import UserError
 
 Policy = Callable[[TensorDict], torch.Tensor]
@@ -61,7 +65,7 @@ class EvaluationResult:
         }
 
 
-def evaluate(policy: Policy, env: VecEnv, num_episodes: int) -> EvaluationResult:
+def evaluate(policy: Policy, env: VecEnv, num_episodes: int, *, in_progress: bool = False) -> EvaluationResult:
     """Run whole episodes and return how they went.
 
     Which episodes count is settled beforehand: each environment contributes its first
@@ -72,6 +76,8 @@ def evaluate(policy: Policy, env: VecEnv, num_episodes: int) -> EvaluationResult
             recurrent, its ``reset(dones)`` is called after every step.
         env: An environment that was just opened.
         num_episodes: Number of episodes.
+        in_progress: Whether the environments were stepped before; the episodes that they are in are then
+            played to their end and do not count.
 
     Raises:
         UserError: ``num_episodes`` is not positive, or an episode does not end.
@@ -80,10 +86,11 @@ def evaluate(policy: Policy, env: VecEnv, num_episodes: int) -> EvaluationResult
         raise UserError(f"expected one episode at least, found {num_episodes}")
     share, rest = divmod(num_episodes, env.num_envs)
     quotas = torch.tensor([share + (index < rest) for index in range(env.num_envs)])
+    begun = torch.full((env.num_envs,), not in_progress)
     episodes: list[list[tuple[float, int]]] = [[] for _ in range(env.num_envs)]
     returns = torch.zeros(env.num_envs, dtype=torch.float64)
     lengths = torch.zeros(env.num_envs, dtype=torch.int64)
-    limit = _step_limit(env, int(quotas.max()))
+    limit = _step_limit(env, int(quotas.max()) + in_progress)
     obs = env.get_observations()
     with own_memory(policy):
         for _ in range(limit):
@@ -92,16 +99,64 @@ def evaluate(policy: Policy, env: VecEnv, num_episodes: int) -> EvaluationResult
             lengths += ~skipped
             dones = dones.cpu() * ~skipped
             for index in dones.nonzero().flatten().tolist():
-                if len(episodes[index]) < quotas[index]:
+                if begun[index] and len(episodes[index]) < quotas[index]:
                     episodes[index].append((returns[index].item(), int(lengths[index])))
                 returns[index] = 0.0
                 lengths[index] = 0
+                begun[index] = True
             if sum(map(len, episodes)) == num_episodes:
                 break
         else:
             raise UserError(f"the evaluation was given up: episodes do not end within {limit} steps")
     done = [episode for of_env in episodes for episode in of_env]
     return EvaluationResult(tuple(item[0] for item in done), tuple(item[1] for item in done))
+
+
+class RepeatedEvaluation:
+    """Evaluates a policy again and again while it is trained, and leaves no trace in the training.
+
+    Where the environments can restore their state, every evaluation starts from the same one, and so does the
+    chance in it: two policies meet the same episodes. Elsewhere it goes on with the next episodes.
+    """
+
+    def __init__(self, env: VecEnv, num_episodes: int, seed: int) -> None:
+        """Take environments over.
+
+        Args:
+            env: Environments for evaluation alone, just opened.
+            num_episodes: Episodes of each evaluation.
+            seed: Seed of whatever draws from the process's generators during an evaluation.
+        """
+        self.env = as_vec_env(env)
+        self.num_episodes = num_episodes
+        self._seed = seed
+        restores = hasattr(self.env, "state_dict") and getattr(self.env, "restores_exactly", True)
+        self._start = copy.deepcopy(self.env.state_dict()) if restores else None
+        self._in_progress = False
+
+    def __call__(self, policy: Policy) -> EvaluationResult:
+        """Return how a policy does; see ``evaluate``."""
+        with own_random_numbers(self._seed):
+            if self._start is not None:
+                self.env.load_state_dict(copy.deepcopy(self._start))
+            in_progress = self._in_progress and self._start is None
+            self._in_progress = True
+            return evaluate(policy, self.env, self.num_episodes, in_progress=in_progress)
+
+
+@contextmanager
+def own_random_numbers(seed: int) -> Iterator[None]:
+    """Seed the process's generators, and give them back the states that they had."""
+    with kept_random_state():
+        seed_everything(seed)
+        yield
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch on every device, NumPy and Python."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from typing import Any
 
 from tensordict import TensorDict
 
+from sim_rl_plugin.config.signature import check_value
 from sim_rl_plugin.env.terms import Term, action_terms, fault_in_terms, observation_terms
 from sim_rl_plugin.errors import UserError
 
@@ -52,6 +53,29 @@ def describe_layout(env: Any, obs: TensorDict | None = None) -> dict[str, Any]:
     if actions and not fault_in_terms(actions, env.num_actions):
         layout["actions"] = [term.to_dict() for term in actions]
     return layout
+
+
+def check_saved_layout(layout: Any, path: str) -> None:
+    """Raise unless something read from a file is a layout.
+
+    Args:
+        layout: What was read.
+        path: Its key path, for messages.
+
+    Raises:
+        UserError: With the key path of what is wrong.
+    """
+    check_value(dict[str, Any], layout, path)
+    for key in ("observations", "num_actions"):
+        if key not in layout:
+            raise UserError(f"{path}.{key} is missing")
+    check_value(int, layout["num_actions"], f"{path}.num_actions")
+    check_value(dict[str, dict[str, Any]], layout["observations"], f"{path}.observations")
+    for group, description in layout["observations"].items():
+        where = f"{path}.observations.{group}"
+        check_value(list[int], description.get("shape"), f"{where}.shape")
+        check_value(list[Term] | None, description.get("terms"), f"{where}.terms")
+    check_value(list[Term] | None, layout.get("actions"), f"{path}.actions")
 
 
 def check_layout(saved: Mapping[str, Any] | None, env: Any) -> None:

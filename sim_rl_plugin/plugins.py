@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, cast
@@ -279,9 +279,19 @@ def _fault(entry: object) -> str:
     module, _, attribute = entry.target.partition(":") if isinstance(entry.target, str) else ("", "", "")
     if not module or not attribute:
         return f"target of {entry.name!r}: expected 'module:attribute', found {entry.target!r}"
-    if isinstance(entry.requires, str):
+    if isinstance(entry.requires, str) or not _are_texts(entry.requires):
         return f"requires of {entry.name!r}: expected a tuple of import names, found {entry.requires!r}"
+    for key in ("summary", "extra", "tasks"):
+        if not isinstance(getattr(entry, key), str):
+            return f"{key} of {entry.name!r}: expected a string, found {getattr(entry, key)!r}"
+    environ: object = entry.environ
+    if not isinstance(environ, Mapping) or not _are_texts([*environ, *environ.values()]):
+        return f"environ of {entry.name!r}: expected names and values as strings, found {environ!r}"
     return ""
+
+
+def _are_texts(values: object) -> bool:
+    return isinstance(values, Collection) and all(isinstance(value, str) and "\0" not in value for value in values)
 
 
 _current: PluginManager | None = None

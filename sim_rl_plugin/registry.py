@@ -78,6 +78,13 @@ def is_own_function(simulator: str) -> bool:
     return ":" in simulator
 
 
+def packages_of_simulator(simulator: str | None, env: Any) -> tuple[str, ...]:
+    """Return the import names of the packages that simulate: what the adapter requires, or what ``env`` comes from."""
+    found = [owned.entry.requires for owned in owned_entries("adapters") if owned.entry.name == simulator]
+    inner = getattr(env, "unwrapped", env)
+    return found[0] if found else (type(inner).__module__.partition(".")[0],)
+
+
 def _own_function(target: str) -> OwnedEntry:
     """Return an entry for a simulator that is a function of the user's, ``module:function``."""
     # The command does not look into the current folder by itself, `python -m` does.

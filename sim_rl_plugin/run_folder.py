@@ -17,6 +17,7 @@ from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.evaluation import Policy
 from sim_rl_plugin.folder_lock import FolderInUse, owned_folder
+from sim_rl_plugin.layout import check_layout
 from sim_rl_plugin.registry import resolve_callable
 from sim_rl_plugin.whole_file import write_text_whole
 
@@ -37,6 +38,9 @@ class SavedRun:
         settings: The settings that it was trained with.
         completed_iterations: Iterations that it has done in all.
         training_time_s: Time that these iterations took, 0 if nobody measured it.
+        layout: What its policy expects of an environment; None if it does not say.
+        reached_return: Mean return of the evaluation that ended the training early; None if none did.
+        is_trusted: Whether the checkpoint may hold code, which is run when it is loaded.
     """
 
     folder: Path
@@ -44,17 +48,36 @@ class SavedRun:
     settings: dict[str, Any]
     completed_iterations: int
     training_time_s: float
+    layout: dict[str, Any] | None = None
+    reached_return: float | None = None
+    is_trusted: bool = False
+
+    def is_complete(self, config: RunConfig) -> bool:
+        """Return whether it has all the iterations, or the return, that settings ask for."""
+        target = config.evaluation.get("stop_at_return")
+        reached = target is not None and self.reached_return is not None and self.reached_return >= target
+        return reached or self.completed_iterations >= config.max_iterations
+
+    @property
+    def load_options(self) -> dict[str, Any]:
+        """What a runner's ``load`` and ``resume`` are told beyond the path; runners of others need not know trust."""
+        return {"trust": True} if self.is_trusted else {}
 
 
-def find_run(run_or_file: Path) -> SavedRun:
+def find_run(run_or_file: Path, *, best: bool = False, trust: bool = False) -> SavedRun:
     """Return the run of a folder (its last checkpoint) or of a checkpoint file.
+
+    Args:
+        run_or_file: Run folder or checkpoint.
+        best: Take the folder's best checkpoint by evaluation.
+        trust: Load a checkpoint that holds code, too, and run it.
 
     Raises:
         UserError: There is no checkpoint, it is damaged, or its settings are nowhere to be found.
     """
-    checkpoint = find_checkpoint(run_or_file)
-    contents = read_checkpoint(checkpoint)
-    ours = contents.get("sim_rl", {})
+    checkpoint = find_checkpoint(run_or_file, best=best, trust=trust)
+    contents = read_checkpoint(checkpoint, trust=trust)
+    ours = contents.get("sim_rl") or {}
     settings = ours.get("config")
     if settings is None:
         beside = checkpoint.parent / CONFIG_FILE
@@ -67,6 +90,9 @@ def find_run(run_or_file: Path) -> SavedRun:
         settings,
         completed_iterations=ours.get("completed_iterations", contents.get("iter", -1) + 1),
         training_time_s=ours.get("logger", {}).get("total_time_s", 0.0),
+        layout=ours.get("layout"),
+        reached_return=ours.get("reached_return"),
+        is_trusted=trust,
     )
 
 
@@ -183,24 +209,58 @@ def given_run_folder(folder: Path) -> Path:
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
-    """Write the resolved settings into a run folder."""
-    write_text_whole(folder / CONFIG_FILE, dump_config(config))
+    """Write the resolved settings into a run folder.
+
+    Raises:
+        UserError: It cannot be written to.
+    """
+    try:
+        write_text_whole(folder / CONFIG_FILE, dump_config(config))
+    except OSError as error:
+        raise UserError(f"cannot write to the run folder {folder}: {error.strerror or error}") from error
 
 
-def build_runner(config: RunConfig, env: VecEnv, device: str, folder: Path | None = None) -> Any:
-    """Return the config's runner for an environment; without a folder it writes nothing."""
+def build_runner(
+    config: RunConfig, env: VecEnv, device: str, folder: Path | None = None, saved: SavedRun | None = None
+) -> Any:
+    """Return the config's runner for an environment.
+
+    Args:
+        config: The settings.
+        env: The environment.
+        device: Where to learn, resolved.
+        folder: The run folder; None writes nothing.
+        saved: The run whose checkpoint the runner is about to load, if any.
+
+    Raises:
+        UserError: The settings do not fit the environment; the message names what differs from the environment
+            that ``saved`` was trained in, if anything does.
+    """
     runner_class = resolve_callable(config.class_name)
-    return runner_class(env, config.to_dict(), log_dir=None if folder is None else str(folder), device=device)
+    try:
+        return runner_class(env, config.to_dict(), log_dir=None if folder is None else str(folder), device=device)
+    except UserError:
+        # What a model lacks says less than what is different.
+        check_layout(None if saved is None else saved.layout, env)
+        raise
 
 
 def load_policy(run: SavedRun, config: RunConfig, env: VecEnv, device: str) -> Policy:
     """Return the deterministic policy of a run's checkpoint.
 
+    Nothing but the checkpoint is read: what the training started from may be gone.
+
     Raises:
         UserError: The policy belongs to another robot than ``env``.
     """
-    runner = build_runner(config, env, device)
-    runner.load(str(run.checkpoint), map_location=device)
+    changes: dict[str, Any] = {"init_from": None}
+    if config.student is not None:
+        # A teacher is not asked, and that of an exported file may be gone with it.
+        groups = {name: groups for name, groups in config.obs_groups.items() if name != "teacher"}
+        groups |= {"teacher": groups["student"]} if "student" in groups else {}
+        changes |= {"teacher": config.student, "obs_groups": groups}
+    runner = build_runner(config.model_copy(update=changes), env, device, saved=run)
+    runner.load(str(run.checkpoint), {"actor": True, "student": True}, map_location=device, **run.load_options)
     return runner.get_inference_policy(device=device)
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 
 from sim_rl_plugin.config import RunConfig, check_env_options
@@ -15,6 +13,7 @@ from sim_rl_plugin.config.signature import parameters_of
 from sim_rl_plugin.env import VecEnv, as_vec_env
 from sim_rl_plugin.env.clip_actions import ClipActions
 from sim_rl_plugin.errors import UserError, unknown_name
+from sim_rl_plugin.evaluation import seed_everything
 from sim_rl_plugin.registry import is_own_function, load_tasks
 
 
@@ -33,15 +32,18 @@ def resolve_device(name: str) -> str:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = f"{torch.cuda.device_count()} CUDA devices" if torch.cuda.is_available() else "no CUDA device"
         raise UserError(f"device: {name!r} was asked for, and torch finds {found}: say auto or cpu")
+    if device.type not in ("cpu", "cuda"):
+        try:
+            torch.zeros(1, device=device).item()
+        except (RuntimeError, NotImplementedError) as error:
+            raise UserError(f"device: {name!r} cannot be used here: say cpu, cuda:<index> or auto") from error
     # With its index, as a launcher's ranks and checkpoints name it.
     return f"cuda:{device.index or 0}" if device.type == "cuda" else str(device)
 
 
 def prepare_process(config: RunConfig) -> None:
     """Seed torch on every device, NumPy and Python, and set torch's number of threads."""
-    random.seed(config.seed)
-    np.random.seed(config.seed % 2**32)
-    torch.manual_seed(config.seed)
+    seed_everything(config.seed)
     if config.torch_num_threads is not None:
         torch.set_num_threads(config.torch_num_threads)
 

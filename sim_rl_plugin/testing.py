@@ -21,10 +21,12 @@ from typing import Any, ClassVar
 import torch
 from tensordict import TensorDict
 
+from sim_rl_plugin.env._trees import unlike
 from sim_rl_plugin.env.check import check_env
 from sim_rl_plugin.env.problems import AREAS, Problem
 from sim_rl_plugin.env.terms import Term
 from sim_rl_plugin.env.vec_env import VecEnv
+from sim_rl_plugin.errors import UserError
 
 
 class PointEnv(VecEnv):
@@ -51,6 +53,7 @@ class PointEnv(VecEnv):
     """
 
     step_size = 0.1
+    state_is_cheap = True
 
     def __init__(
         self,
@@ -120,6 +123,13 @@ class PointEnv(VecEnv):
             self._reset(dones)
         return self.get_observations(), rewards, dones, extras
 
+    def reset_envs(self, env_ids: torch.Tensor) -> bool:
+        """Put some points to new starts."""
+        chosen = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        chosen[env_ids] = True
+        self._reset(chosen)
+        return True
+
     def state_dict(self) -> dict[str, Any]:
         """Return positions, counters and the random state."""
         return {
@@ -131,11 +141,8 @@ class PointEnv(VecEnv):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state of an environment with as many points and dimensions."""
-        if state["position"].shape != self.position.shape:
-            raise ValueError(
-                f"the state holds positions of shape {tuple(state['position'].shape)}, "
-                f"expected {tuple(self.position.shape)}"
-            )
+        if fault := unlike(state, self.state_dict(), "state"):
+            raise UserError(f"the state is one of other points: {fault}")
         self.position = state["position"].to(self.device, copy=True)
         self.episode_length_buf = state["episode_length_buf"].to(self.device, copy=True)
         self._episode_return = state["episode_return"].to(self.device, copy=True)
@@ -253,6 +260,10 @@ class VecEnvContract:
     def test_log(self) -> None:
         """``log`` belongs to its step."""
         self._expect_none("log")
+
+    def test_reset_envs(self) -> None:
+        """``reset_envs`` begins new episodes in the environments it is given, and leaves the others alone."""
+        self._expect_none("reset_envs")
 
     def test_state(self) -> None:
         """``load_state_dict`` continues bit for bit, where there is a state."""

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sim_rl_plugin.config import RunConfig
+from sim_rl_plugin.config.schema import EvaluationSettings
+from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.errors import UserError
-from sim_rl_plugin.evaluation import Policy
+from sim_rl_plugin.evaluation import EVALUATION_SEED_OFFSET, Policy, own_random_numbers
+from sim_rl_plugin.folder_lock import LOCK_FILE
 from sim_rl_plugin.run_folder import SavedRun, build_runner, owned_run, set_aside_logs, write_config
 from sim_rl_plugin.runners.stop_signal import EXIT_STATUS, leave, status_of
 from sim_rl_plugin.simulation import open_env, prepare_process
@@ -26,12 +29,14 @@ class Outcome:
         folder: Its run folder.
         policy: The trained policy, deterministic.
         completed: Iterations that are done in all.
+        reached_return: Mean return of the evaluation that ended the training early; None if none did.
         exit_status: What the process shall return: 0, or after a signal that ended it early the signal's.
     """
 
     folder: Path
     policy: Policy
     completed: int
+    reached_return: float | None
     exit_status: int
 
     @property
@@ -85,23 +90,27 @@ def train_to_the_end(
     """
     with ExitStack() as stack:
         if saved is not None:
+            _require_incomplete(saved, config)
             stack.enter_context(owned_run(saved.folder))
         prepare_process(config)
         env = stack.enter_context(open_env(config, device=device))
+        evaluation_env = _open_evaluation_env(stack, config, device, beside=env)
         folder = run_folder()
+        unused = stack.enter_context(ExitStack())
+        unused.callback(_remove_unused, folder)
         stack.enter_context(owned_run(folder))
         remove_unfinished(folder)
         if saved is None:
             set_aside_logs(folder)
-        runner = build_runner(config, env, device, folder)
+        runner = build_runner(config, env, device, folder, saved)
+        if evaluation_env is not None:
+            _require_evaluations(runner).evaluate_in(evaluation_env)
         if saved is not None:
-            runner.resume(str(saved.checkpoint))
+            runner.resume(str(saved.checkpoint), **saved.load_options)
+        elif hasattr(runner, "initialize"):
+            runner.initialize()  # before anything is written: what it starts from may not fit
         remaining = config.max_iterations - runner.completed_iterations
-        if remaining <= 0:
-            raise UserError(
-                f"{folder} has done {runner.completed_iterations} of {config.max_iterations} iterations already: "
-                "say --max-iterations with a larger number to go on"
-            )
+        unused.pop_all()
         write_config(folder, config)
         started(folder)
         exit_status = 0
@@ -113,4 +122,61 @@ def train_to_the_end(
             if not runner.interrupted or status is None:
                 raise
             exit_status = status
-        return Outcome(folder, runner.get_inference_policy(device=device), runner.completed_iterations, exit_status)
+        policy, completed = runner.get_inference_policy(device=device), runner.completed_iterations
+        return Outcome(folder, policy, completed, getattr(runner, "reached_return", None), exit_status)
+
+
+def _remove_unused(folder: Path) -> None:
+    """Take a run folder away again that a mistake has left empty but for its lock."""
+    if folder.is_dir() and [path.name for path in folder.iterdir()] == [LOCK_FILE]:
+        (folder / LOCK_FILE).unlink()
+        folder.rmdir()
+
+
+def _open_evaluation_env(stack: ExitStack, config: RunConfig, device: str, beside: VecEnv) -> VecEnv | None:
+    """Open the environments for evaluations while training, if there are to be any; the training notices nothing.
+
+    Raises:
+        UserError: The simulator cannot have them beside those of the training.
+    """
+    settings = EvaluationSettings(**config.evaluation)
+    if not settings.every:
+        return None
+    if getattr(beside, "one_per_process", False):
+        raise UserError(
+            f"evaluation.every: {config.simulator} simulates one environment per process, and the training has it: set "
+            "it to 0, and evaluate checkpoints with `sim-rl eval`"
+        )
+    seed = config.seed + EVALUATION_SEED_OFFSET
+    with own_random_numbers(seed):
+        opened = open_env(config, device=device, num_envs=settings.episodes, seed=seed)
+        return stack.enter_context(opened)
+
+
+def _require_evaluations(runner: Any) -> Any:
+    """Return the runner if it can evaluate while it trains.
+
+    Raises:
+        UserError: It is somebody else's, and cannot.
+    """
+    if not hasattr(runner, "evaluate_in"):
+        raise UserError(f"evaluation.every: the runner {type(runner).__name__} has no evaluate_in: set it to 0")
+    return runner
+
+
+def _require_incomplete(saved: SavedRun, config: RunConfig) -> None:
+    """Refuse to go on with a training that is complete.
+
+    Raises:
+        UserError: It is, and the message says which setting would go on.
+    """
+    if saved.completed_iterations >= config.max_iterations:
+        raise UserError(
+            f"{saved.folder} has done {saved.completed_iterations} of {config.max_iterations} iterations already: "
+            "say --max-iterations with a larger number to go on"
+        )
+    if saved.is_complete(config):
+        raise UserError(
+            f"{saved.folder} has reached a return of {saved.reached_return:.1f} already: say a larger "
+            "evaluation.stop_at_return, or null, to go on"
+        )

@@ -17,7 +17,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a file beside ``path`` that takes its place on exit, and is dropped on an exception.
 
     Yields:
-        The file, open for writing bytes.
+        The file, open for reading and writing bytes.
 
     Raises:
         OSError: The folder is missing or cannot be written to, or the disk is full.
@@ -25,7 +25,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     descriptor, name = tempfile.mkstemp(prefix=f"{_UNFINISHED}{path.name}.", dir=path.parent)
     beside = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -138,7 +138,7 @@ def mutations(draw: st.DrawFn, tree: dict[str, Any]) -> dict[str, Any]:
         elif isinstance(holder, list):
             holder.insert(key, draw(values))
         elif action == "misspell":
-            holder[draw(st.sampled_from([f"{key}x", key[:-1], key.upper()]))] = holder.pop(key)
+            holder[draw(st.sampled_from([f"{key}x", str(key)[:-1], str(key).upper()]))] = holder.pop(key)
         else:
             holder[draw(st.text(max_size=8))] = draw(values)
     return tree

@@ -30,6 +30,10 @@ class LatePoint(PointEnv):
         self.episode_length_buf = torch.where(self.resetting, 0, self.episode_length_buf)
         return self.get_observations(), rewards, self.resetting | skipped, extras
 
+    def reset_envs(self, env_ids: torch.Tensor) -> bool:
+        self.resetting = self.resetting.index_fill(0, env_ids, False)
+        return super().reset_envs(env_ids)
+
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "resetting": self.resetting.clone()}
 

@@ -88,18 +88,18 @@ class GymnasiumVecEnv(VecEnv):
         observation, _ = vector_env.reset(seed=seed)
         self.counts_time, observation = _try_partial_reset(vector_env, self._mode, observation)
         self._observation = observation  # the environment's own; what is handed out is converted from it anew
-        self._episode_length = torch.zeros(self.num_envs, dtype=torch.long, device=self.device)
+        self._ages = np.zeros(self.num_envs, dtype=np.int64)  # on the host, where the environments are
         self._resetting = np.zeros(self.num_envs, dtype=bool)  # those whose next step is a reset
 
     @property
     def episode_length_buf(self) -> torch.Tensor:
         """See ``VecEnv``; an assignment is without effect, and warned about, unless ``counts_time``."""
-        return self._episode_length
+        return torch.from_numpy(self._ages).to(self.device)
 
     @episode_length_buf.setter
     def episode_length_buf(self, value: torch.Tensor) -> None:
         if self.counts_time:
-            self._episode_length = value
+            self._ages = value.numpy(force=True).astype(np.int64)
         else:
             warnings.warn(
                 "this vector environment cannot reset single environments, so its episodes keep their own lengths "
@@ -117,8 +117,8 @@ class GymnasiumVecEnv(VecEnv):
         self._observation = observation
         terminated = _flags(terminated)
         over = terminated | _flags(truncated)
-        elapsed = self._episode_length + 1
-        dones = over | (elapsed.numpy(force=True) >= self.max_episode_length) if self.counts_time else over
+        ages = self._ages + 1
+        dones = over | (ages >= self.max_episode_length) if self.counts_time else over
         somebody_ended = np.count_nonzero(dones) > 0  # any() takes several times as long
         extras: dict[str, Any] = {"time_outs": self._own_flags(dones & ~terminated), "log": _reward_terms(infos)}
         # Converted before any reset, which may write into the same arrays.
@@ -137,9 +137,20 @@ class GymnasiumVecEnv(VecEnv):
             self._resetting, dones = dones, dones | self._resetting
         if final_obs is not None:
             extras["final_obs"] = final_obs
-        done_tensor = self._own_flags(dones)
-        self._episode_length = elapsed.masked_fill_(done_tensor, 0) if np.count_nonzero(dones) else elapsed
-        return obs, to_tensor(rewards, torch.float32, self.device), done_tensor, extras
+        ages[dones] = 0
+        self._ages = ages
+        return obs, to_tensor(rewards, torch.float32, self.device), self._own_flags(dones), extras
+
+    def reset_envs(self, env_ids: torch.Tensor) -> bool:
+        """See ``VecEnv``; false for a vector environment that resets all or none."""
+        if not self.counts_time:
+            return False
+        mask = np.zeros(self.num_envs, dtype=bool)
+        mask[env_ids.cpu().numpy()] = True
+        if mask.any():
+            self._observation, _ = self._vector_env.reset(options={"reset_mask": mask})
+            self._ages = np.where(mask, 0, self._ages)
+        return True
 
     def _own_flags(self, flags: np.ndarray) -> torch.Tensor:
         """Return a mask as a tensor; not copied, since it was made here and is not written to again."""

@@ -58,6 +58,7 @@ class IsaacLabVecEnv(VecEnv):
     """
 
     restores_exactly = False  # physics engines do not tell their whole state
+    one_per_process = True  # a simulation context is its process's only one
 
     def __init__(
         self,
@@ -133,7 +134,7 @@ class IsaacLabVecEnv(VecEnv):
         dones = (terminated | truncated).bool()
         extras: dict[str, Any] = {"log": _scalars(found.get("log") or found.get("episode") or {})}
         if not getattr(self._base.cfg, "is_finite_horizon", False):
-            extras["time_outs"] = dones ^ terminated  # ended, and not by a termination
+            extras["time_outs"] = (dones ^ terminated).bool()  # ended, and not by a termination
         if found.get("final_obs") is not None:
             extras["final_obs"] = self._as_tensordict(self._to_groups(found["final_obs"]))
         self._groups = self._to_groups(observations)

@@ -77,9 +77,11 @@ class MjlabRunner(OnPolicyRunner):
         load_cfg: dict[str, bool] | None = None,
         strict: bool = True,
         map_location: str | None = None,
+        *,
+        trust: bool = False,
     ) -> dict[str, Any] | None:
         """See ``OnPolicyRunner``; the curriculum goes on from where the checkpoint left it, as in mjlab's runner."""
-        infos = super().load(path, load_cfg, strict, map_location)
+        infos = super().load(path, load_cfg, strict, map_location, trust=trust)
         progress = (infos or {}).get("env_state")
         if progress and self._simulation is not None:
             self._simulation.common_step_counter = progress["common_step_counter"]

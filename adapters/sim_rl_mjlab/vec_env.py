@@ -169,6 +169,14 @@ class MjlabVecEnv(VecEnv):
         }
         return merged, theirs["log"]
 
+    def reset_envs(self, env_ids: torch.Tensor) -> bool:
+        """See ``VecEnv``."""
+        if len(env_ids):
+            chosen = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+            chosen[env_ids] = True
+            self._groups, _ = self._reset(env_ids, chosen, self._groups, {})
+        return True
+
     def _copy_commands(self) -> dict[str, torch.Tensor]:
         manager = self._inner.command_manager
         return {name: manager.get_command(name).clone() for name in manager.active_terms}

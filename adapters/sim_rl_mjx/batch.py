@@ -87,6 +87,7 @@ class Batch:
         """Names of what ``Step.metrics`` holds; known once ``step`` has been traced."""
         self.reset: Callable[[Any], Carry] = jax.jit(self._reset)
         self.step: Callable[..., tuple[Carry, Step]] = jax.jit(self._step)
+        self.restart: Callable[[Carry, Any, jax.Array], Carry] = jax.jit(self._restart_some)
         self.observe: Callable[[Carry], dict[str, jax.Array]] = jax.jit(lambda carry: to_groups(carry.state.obs))
         self.first_row: Callable[[Carry], Any] = jax.jit(self._first_row)
 
@@ -186,6 +187,12 @@ class Batch:
             mask = getattr(self.is_batched, name)
             restored[name] = _mended(mask, diverged, getattr(first, name), getattr(state, name))
         return state.replace(**restored), keys
+
+    def _restart_some(self, carry: Carry, first: Any, rows: jax.Array) -> Carry:
+        """Begin new episodes in some environments, uint8 ``(n,)``, whatever state they are in."""
+        chosen = rows > 0
+        state, keys = self._restart(carry.state, first, carry.keys, chosen, chosen)
+        return _strongly_typed(Carry(state, keys))
 
     def _draw_anew(self, state: Any, keys: jax.Array, dones: jax.Array) -> tuple[Any, jax.Array]:
         next_keys, reset_keys = _split(keys)

@@ -18,7 +18,6 @@ BRAX_DEFAULTS: dict[str, Any] = {
     "clipping_epsilon_value": None,
     "desired_kl": 0.01,
     "gae_lambda": 0.95,
-    "learning_rate_schedule": None,
     "max_grad_norm": None,
     "normalize_advantage": True,
     "reward_scaling": 1.0,
@@ -75,6 +74,8 @@ def translate(parameters: Mapping[str, Any]) -> dict[str, Any]:
       several unrolls of every environment, Brax takes them with one policy; here an iteration is one
       unroll, with as many mini-batches fewer. So a mini-batch is as large as there, each sample is used as
       often, and the policy that acts is newer.
+    - The learning rate is where the adaptive schedule starts, also where Brax keeps it fixed: its rates are
+      tuned for hundreds of optimizer steps per policy, and Playground's own settings for rsl_rl adapt theirs.
     - ``reward_scaling`` becomes PPO's ``reward_scale``: what is logged stays in the task's unit.
     - Brax halves the squared error of the value before ``vf_loss_coefficient``.
     - Brax squashes actions by tanh; here they are clipped, by the adapter. The entropy bonus is that of the
@@ -88,7 +89,6 @@ def translate(parameters: Mapping[str, Any]) -> dict[str, Any]:
     networks = {**BRAX_NETWORKS, **given.get("network_factory", {})}
     num_envs, num_steps, num_mini_batches = _layout(given)
     repeat = given["action_repeat"]
-    adaptive = "ADAPTIVE" in str(given["learning_rate_schedule"]).upper()
     value_clip = given["clipping_epsilon_value"]
     limit = given["max_grad_norm"]
     normalization = bool(given["normalize_observations"])
@@ -111,7 +111,7 @@ def translate(parameters: Mapping[str, Any]) -> dict[str, Any]:
         "algorithm": {
             "class_name": "PPO",
             "learning_rate": given["learning_rate"],
-            "schedule": "adaptive" if adaptive else "fixed",
+            "schedule": "adaptive",
             "desired_kl": given["desired_kl"],
             "gamma": given["discounting"],
             "lam": given["gae_lambda"],

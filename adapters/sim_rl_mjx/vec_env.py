@@ -105,6 +105,14 @@ class MjxVecEnv(VecEnv):
         obs = self._tensordict({name: to_torch(values) for name, values in outcome.obs.items()})
         return obs, to_torch(outcome.rewards), dones, extras
 
+    def reset_envs(self, env_ids: torch.Tensor) -> bool:
+        """See ``VecEnv``; without full resets the new episodes begin with the environments' own first states."""
+        chosen = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        chosen[env_ids] = True
+        self._carry = self._batch.restart(self._carry, self._first, self._bridge.to_jax(chosen.to(torch.uint8)))
+        self.episode_length_buf = torch.where(chosen, 0, self.episode_length_buf)
+        return True
+
     def render(self) -> Any:
         """Return environment 0 as an RGB array ``(height, width, 3)``, or None where it cannot be drawn."""
         return self._film.frame(self._batch.first_row(self._carry))

@@ -14,6 +14,7 @@ from sim_rl_mujoco.driver import Driver, Outcome
 from sim_rl_mujoco.engine import Engine
 from sim_rl_mujoco.render import Camera, Film
 from sim_rl_plugin.env import VecEnv
+from sim_rl_plugin.env._trees import unlike
 from sim_rl_plugin.errors import UserError
 
 
@@ -98,6 +99,8 @@ class MujocoVecEnv(VecEnv):
         self.observation_terms = driver.observation_terms_by_group()
         self.action_terms = driver.action_terms()
 
+    state_is_cheap = True
+
     @property
     def episode_length_buf(self) -> torch.Tensor:
         """See ``VecEnv``; int64."""
@@ -142,6 +145,17 @@ class MujocoVecEnv(VecEnv):
         self._observations = {name: _copy(values) for name, values in observations.items()}
         return self._tensor_dict(observations), outcome.rewards, dones, extras
 
+    def reset_envs(self, env_ids: torch.Tensor) -> bool:
+        """See ``VecEnv``."""
+        rows = env_ids.cpu().numpy()
+        if len(rows):
+            self.driver.reset(rows)
+            self._observations = self.driver.observations_after_reset(self._observations, rows)
+            ages = self._episode_length.clone()
+            ages[env_ids] = 0
+            self._episode_length = ages
+        return True
+
     def close(self) -> None:
         """Stop the threads and free simulations and renderer."""
         self.engine.close()
@@ -178,6 +192,9 @@ class MujocoVecEnv(VecEnv):
         for key, own in (("task", self.name), ("num_envs", self.num_envs)):
             if state.get(key) != own:
                 raise UserError(f"the simulation state was saved with {key} {state.get(key)!r}, this one has {own!r}")
+        expected = {"episode_length": self._episode_length, "observations": self._observations}
+        if fault := unlike(state, expected, "simulation state"):
+            raise UserError(fault)
         self.engine.load_state_dict(state["engine"])
         self.driver.load_state_dict(state["driver"])
         self._episode_length = state["episode_length"].to(self.device, copy=True)

@@ -21,7 +21,7 @@ from sim_rl_mjx.vec_env import MjxVecEnv
 
 from contenders import Contender, OurHandOver, RslRlHandOver
 
-TASKS = {"CartpoleBalance": 256, "CheetahRun": 64}
+TASKS = {"CartpoleBalance": 256}
 PEER = "Playground's RSLRLBraxWrapper"
 PACKAGES = ("playground", "mujoco", "mujoco-mjx", "jax", "torch", "tensordict")
 

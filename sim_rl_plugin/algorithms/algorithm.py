@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,12 +12,32 @@ from torch import nn
 
 from sim_rl_plugin.algorithms.optimizer import build_optimizer, publish_learning_rate
 from sim_rl_plugin.errors import UserError
+from sim_rl_plugin.modules.rnn import map_hidden_state
+from sim_rl_plugin.storage import RolloutStorage
+
+
+class DivergedUpdate(UserError):
+    """An update that left a loss, a parameter or a normaliser NaN or infinite.
+
+    Attributes:
+        parts: Their names.
+    """
+
+    def __init__(self, parts: list[str], learning_rate: float) -> None:
+        """Say what went wrong, and what to do about it."""
+        self.parts = parts
+        super().__init__(
+            f"the update made {', '.join(parts)} NaN or infinite (learning rate {learning_rate:g}): continue "
+            "from the last checkpoint with a smaller learning rate, or check the scale of the rewards"
+        )
 
 
 class Algorithm:
     """Base of our algorithms; one from elsewhere needs the documented methods only, not this class."""
 
     optimizer: torch.optim.Optimizer
+
+    storage: RolloutStorage
 
     def __init__(self, device: str, multi_gpu_cfg: dict[str, Any] | None, grad_reduce_bucket_mb: float) -> None:
         """Note where the algorithm runs.
@@ -56,18 +78,72 @@ class Algorithm:
             networks: What has learned, by name.
 
         Raises:
-            ValueError: A loss or a parameter is NaN or infinite.
+            ValueError: A loss, a parameter or a normaliser is NaN or infinite.
         """
         with torch.no_grad():
-            totals = [torch.stack([p.sum() for p in net.parameters()]).sum() for net in networks.values()]
+            totals = [torch.stack([part.sum() for part in _learned(net)]).sum() for net in networks.values()]
         results = dict(zip([*names, *networks], torch.cat((means, torch.stack(totals))).tolist(), strict=True))
         bad = [name for name, number in results.items() if not math.isfinite(number)]
         if bad:
-            raise UserError(
-                f"the update made {', '.join(bad)} NaN or infinite (learning rate {self.learning_rate:g}): continue "
-                "from the last checkpoint with a smaller learning rate, or check the scale of the rewards"
-            )
+            raise DivergedUpdate(bad, self.learning_rate)
         return {name: results[name] for name in names}
+
+    # Some environments only
+
+    @property
+    def learns_each_step(self) -> bool:
+        """Whether ``process_env_step`` learns from the observations it is given, so that they must be finite then."""
+        return False
+
+    def models(self) -> list[Any]:
+        """Return the models that see every step, without the compiled fronts they may have."""
+        raise NotImplementedError
+
+    def forget(self, dones: torch.Tensor) -> None:
+        """Clear the models' memories where ``dones`` ``(n,)``."""
+        for model in self.models():
+            model.reset(dones)
+
+    @contextmanager
+    def restricted_to(self, env_ids: torch.Tensor) -> Iterator[None]:
+        """Make the rollout that of some environments, as if there had never been others.
+
+        Within the context, ``compute_returns`` takes the observations of these environments, and ``update``
+        learns from them alone. The others' memories stay as they are.
+
+        Args:
+            env_ids: ``(R,)`` int64, ascending.
+        """
+        whole = self.storage
+        memories = [model.get_hidden_state() for model in self.models()]
+        self.storage = whole.of_environments(env_ids)
+        for model, memory in zip(self.models(), memories, strict=True):
+            model.reset(hidden_state=map_hidden_state(lambda state: state[:, env_ids], memory))
+        self._restrict(env_ids)
+        try:
+            yield
+        finally:
+            self.storage = whole
+            whole.clear()
+            for model, memory in zip(self.models(), memories, strict=True):
+                model.reset(hidden_state=_with_rows(memory, env_ids, model.get_hidden_state()))
+
+    def _restrict(self, env_ids: torch.Tensor) -> None:
+        """Cut what else a rollout has left behind down to some environments, ``(R,)`` int64."""
+
+
+def _with_rows(memory: Any, env_ids: torch.Tensor, rows: Any) -> Any:
+    """Return a memory in which that of some environments is replaced; either may be empty."""
+    if isinstance(memory, torch.Tensor) and isinstance(rows, torch.Tensor):
+        return memory.detach().clone().index_copy(1, env_ids, rows.detach())
+    if memory is None or rows is None:
+        return memory
+    return type(memory)(_with_rows(own, env_ids, part) for own, part in zip(memory, rows, strict=True))
+
+
+def _learned(network: nn.Module) -> list[torch.Tensor]:
+    """Return what is wrong for good once it is not finite: parameters and running statistics."""
+    return [*network.parameters(), *(buffer for buffer in network.buffers() if buffer.is_floating_point())]
 
 
 def overrides(instance: Any, base: type, *names: str) -> bool:

@@ -48,7 +48,12 @@ class Construction:
     def build_model(self, section: str, **more: Any) -> Any:
         """Return the model of a section on its device; ``more`` are arguments that no config can hold."""
         model_class, arguments = self._models[section]
-        model = model_class(self._obs, self.obs_groups, section, self._sections[section], **arguments, **more)
+        try:
+            model = model_class(self._obs, self.obs_groups, section, self._sections[section], **arguments, **more)
+        except UserError as error:
+            # What a layer says of its own parameter, it says without knowing whose layer it is.
+            is_own = str(error).partition(":")[0].partition(".")[0] in arguments
+            raise UserError(f"{section}.{error}" if is_own else str(error)) from error
         return model.to(self._device)
 
     def is_model(self, section: str, model_class: type) -> bool:

@@ -210,6 +210,21 @@ class Distillation(Algorithm):
     def compute_returns(self, obs: TensorDict) -> None:
         """Do nothing: distillation has no returns."""
 
+    @property
+    def learns_each_step(self) -> bool:
+        """Whether ``process_env_step`` learns from its observations: statistics that move at once."""
+        return self.normalizer_update == "each_step" or overrides(self, Distillation, "process_env_step")
+
+    def models(self) -> list[Any]:
+        """Return student and teacher."""
+        return [self._raw_student, self._raw_teacher]
+
+    def _restrict(self, env_ids: torch.Tensor) -> None:
+        student, teacher = (
+            map_hidden_state(lambda state: state[:, env_ids], memory) for memory in self.last_hidden_states
+        )
+        self.last_hidden_states = (student, teacher)
+
     # Update
 
     def update(self) -> dict[str, float]:

@@ -279,6 +279,19 @@ class PPO(Algorithm):
         storage.returns.copy_(torch.where(skipped_tn, storage.values, storage.returns))
         return leave_out(advantages_tn, skipped_tn)
 
+    @property
+    def learns_each_step(self) -> bool:
+        """Whether ``process_env_step`` learns from its observations: statistics that move at once, or curiosity."""
+        return self.normalizer_update == "each_step" or self.rnd is not None or overrides(self, PPO, "process_env_step")
+
+    def models(self) -> list[Any]:
+        """Return actor and critic."""
+        return [self._raw_actor, self._raw_critic]
+
+    def _restrict(self, env_ids: torch.Tensor) -> None:
+        self._time_outs = [time_outs.of_environments(env_ids) for time_outs in self._time_outs]
+        self._skipped_n = {step: skipped_n[env_ids] for step, skipped_n in self._skipped_n.items()}
+
     def _evaluate_rollout(self) -> None:
         """Fill in what ``begin_rollout`` put off: values, and the value of what time-outs cut off."""
         storage = self.storage
@@ -317,7 +330,10 @@ class PPO(Algorithm):
         if self.normalizer_update == "after_update":
             self._update_normalization(self.storage.observations.flatten(0, 1))
         self.storage.clear()
-        return self._checked(names, sums / num_updates, {"actor": self._raw_actor, "critic": self._raw_critic})
+        networks: dict[str, nn.Module] = {"actor": self._raw_actor, "critic": self._raw_critic}
+        if self.rnd is not None:
+            networks["rnd predictor"] = self.rnd
+        return self._checked(names, sums / num_updates, networks)
 
     def _mini_batches(self) -> Iterator[MiniBatch]:
         """Yield the mini-batches of all epochs."""

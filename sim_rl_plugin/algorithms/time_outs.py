@@ -40,6 +40,15 @@ class TimeOuts:
             return cls(step, mask, rows, final_obs[rows].to(device) if rows.numel() else None)
         return cls(step, mask, None, final_obs.to(device).clone())
 
+    def of_environments(self, env_ids: torch.Tensor) -> TimeOuts:
+        """Return what belongs to some environments only, ``(R,)`` int64, in their order."""
+        mask, final_obs = self.mask[env_ids], self.final_obs
+        if self.rows is None:
+            return TimeOuts(self.step, mask, None, None if final_obs is None else final_obs[env_ids])
+        if final_obs is not None:
+            final_obs = final_obs[torch.isin(self.rows, env_ids)]
+        return TimeOuts(self.step, mask, mask.nonzero().squeeze(-1), final_obs)
+
     def values(self, critic: MLPModel, values_before: torch.Tensor) -> torch.Tensor:
         """Return the value of what was cut off, ``(n, 1)``: of the final observation, or of the one before."""
         if self.final_obs is None:

@@ -10,12 +10,14 @@ import click
 from sim_rl_plugin.cli import options
 from sim_rl_plugin.cli.reuse import config_of_run
 from sim_rl_plugin.evaluation import EvaluationResult, evaluate
-from sim_rl_plugin.run_folder import load_policy
+from sim_rl_plugin.run_folder import find_run, load_policy
 from sim_rl_plugin.simulation import open_env, prepare_process, resolve_device
 
 
 @click.command("eval")
 @options.run_argument
+@options.best_option
+@options.trust_option
 @options.simulator_option
 @options.task_option
 @click.option("--episodes", type=click.IntRange(min=1), default=10, show_default=True, help="Number of episodes.")
@@ -25,6 +27,8 @@ from sim_rl_plugin.simulation import open_env, prepare_process, resolve_device
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every episode.")
 def evaluate_run(
     run: Path,
+    best: bool,
+    trust: bool,
     simulator: str | None,
     task: str | None,
     episodes: int,
@@ -38,7 +42,8 @@ def evaluate_run(
     By default every episode has an environment of its own. Fewer environments play several
     episodes each; the first ones of each count. --sim tries the policy on another simulator.
     """
-    saved, config = config_of_run(run, {"simulator": simulator, "task": task, "seed": seed, "device": device})
+    saved = find_run(run, best=best, trust=trust)
+    config = config_of_run(saved, {"simulator": simulator, "task": task, "seed": seed, "device": device})
     where = resolve_device(config.device)
     prepare_process(config)
     with open_env(config, device=where, num_envs=num_envs or episodes) as env:

@@ -70,6 +70,11 @@ class CommandGroup(click.Group):
                 return super().invoke(ctx)
         except UserError as error:
             raise UserFailure(str(error)) from error
+        except OSError as error:
+            # A file that is missing, in the way, unreadable, on a full disk: the user's to put right, wherever it was.
+            if error.filename is None or not error.strerror:
+                raise
+            raise UserFailure(f"{error.filename}: {error.strerror}") from error
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             raise click.exceptions.Exit(INTERRUPTED) from None

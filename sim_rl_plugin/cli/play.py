@@ -10,13 +10,15 @@ import click
 
 from sim_rl_plugin.cli import options
 from sim_rl_plugin.cli.reuse import config_of_run
-from sim_rl_plugin.run_folder import load_policy
+from sim_rl_plugin.run_folder import find_run, load_policy
 from sim_rl_plugin.simulation import open_env, prepare_process, resolve_device
 from sim_rl_plugin.video import show, write_video
 
 
 @click.command("play")
 @options.run_argument
+@options.best_option
+@options.trust_option
 @options.simulator_option
 @options.task_option
 @click.option("--video", type=options.FILE, metavar="FILE", help="Write an MP4 or GIF instead of opening a window.")
@@ -25,6 +27,8 @@ from sim_rl_plugin.video import show, write_video
 @options.device_option
 def play(
     run: Path,
+    best: bool,
+    trust: bool,
     simulator: str | None,
     task: str | None,
     video: Path | None,
@@ -36,7 +40,8 @@ def play(
 
     Opens a window; where there is no display, writes play.mp4 into the run folder.
     """
-    saved, config = config_of_run(run, {"simulator": simulator, "task": task, "seed": seed, "device": device})
+    saved = find_run(run, best=best, trust=trust)
+    config = config_of_run(saved, {"simulator": simulator, "task": task, "seed": seed, "device": device})
     where = resolve_device(config.device)
     prepare_process(config)
     with open_env(config, device=where, num_envs=1, render=True) as env:

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from sim_rl_plugin.config import RunConfig, known_env_options, with_overrides
 from sim_rl_plugin.config.schema import schema_defaults
-from sim_rl_plugin.run_folder import SavedRun, find_run
+from sim_rl_plugin.errors import UserError
+from sim_rl_plugin.run_folder import SavedRun
 
 
-def config_of_run(run_or_file: Path, options: dict[str, Any]) -> tuple[SavedRun, RunConfig]:
-    """Return a run and its settings, changed by command-line options.
+def config_of_run(run: SavedRun, options: dict[str, Any]) -> RunConfig:
+    """Return the settings of a run, changed by command-line options.
 
     Where ``options`` name another simulator, the adapter options that it does not have are dropped.
 
     Args:
-        run_or_file: Run folder or checkpoint.
+        run: The run.
         options: Values of ``RunConfig`` fields; None is not set.
 
     Raises:
-        UserError: There is no such run, or an option does not fit.
+        UserError: An option does not fit.
     """
-    run = find_run(run_or_file)
     settings = dict(run.settings)
+    if settings.get("task") is None and options.get("task") is None:
+        raise UserError(f"{run.checkpoint} does not say which task it was trained on: say --sim NAME and --task NAME")
     # Nothing is trained or logged: a log writer that is not installed here must not stand in the way.
     settings["logger"] = []
     trained_on = settings.get("simulator", schema_defaults().simulator)
     simulator = options.get("simulator") or trained_on
-    if simulator != trained_on:
-        settings["env"] = known_env_options(simulator, settings.get("env") or {})
-    return run, with_overrides(settings, options=options)
+    if simulator != trained_on and isinstance(settings.get("env"), dict):
+        settings["env"] = known_env_options(simulator, settings["env"])
+    return with_overrides(settings, options=options)

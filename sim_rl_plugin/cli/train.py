@@ -50,6 +50,7 @@ _VIDEO_TIME_S = 10.0
     is_flag=True,
     help="Continue the latest run of this task if there is one to continue, or start one.",
 )
+@options.trust_option
 @click.option("--eval-episodes", type=click.IntRange(min=0), default=10, show_default=True, help="Episodes at the end.")
 @click.option("--video/--no-video", default=True, show_default=True, help="Film the trained policy.")
 @click.argument("overrides", nargs=-1)
@@ -59,6 +60,7 @@ def train(
     runs_root: Path,
     resume: Path | None,
     resume_latest: bool,
+    trust: bool,
     eval_episodes: int,
     video: bool,
     overrides: tuple[str, ...],
@@ -71,19 +73,23 @@ def train(
     with status 130, 143 and 75: run the same command with --resume-latest to go on.
     """
     require_one_process("sim-rl train")
+    if trust and resume is None:
+        raise click.UsageError("--trust goes with --resume, and says that its checkpoint may run code")
     saved: SavedRun | None
     with leaving_at_once(), ExitStack() as owned:
         if resume is not None:
             if resume_latest:
                 raise click.UsageError("--resume-latest does not go with --resume, which names a run")
-            saved, config = _resumed_settings(resume, config_file, run_dir, overrides, given, owned)
+            saved, config = _resumed_settings(resume, config_file, run_dir, trust, overrides, given, owned)
         else:
             config = load_config(given.pop("simulator"), given.pop("task"), config_file, overrides, given)
             saved = _latest(run_dir, runs_root, config, overrides, given, owned) if resume_latest else None
             if saved is not None:
                 config = with_overrides(saved.settings, overrides, given)
-                if saved.completed_iterations >= config.max_iterations:
-                    click.echo(f"complete: {saved.folder} has done all of its {config.max_iterations} iterations")
+                if saved.is_complete(config):
+                    is_short = saved.completed_iterations < config.max_iterations
+                    what = "reached its return" if is_short else f"done all of its {config.max_iterations} iterations"
+                    click.echo(f"complete: {saved.folder} has {what}")
                     return
         _train(config, saved, run_dir, runs_root, eval_episodes, video)
 
@@ -104,6 +110,8 @@ def _train(
         rows["stopped"] = f"after {outcome.completed} of {config.max_iterations} iterations"
         rows["continue with"] = f"sim-rl train --resume {outcome.folder}"
     else:
+        if outcome.reached_return is not None:
+            rows["complete"] = f"return {outcome.reached_return:.1f} reached after {outcome.completed} iterations"
         if video:
             rows["video"] = _attempt(lambda: _film(config, device, outcome))
         if eval_episodes:
@@ -117,6 +125,7 @@ def _resumed_settings(
     resume: Path,
     config_file: Path | None,
     run_dir: Path | None,
+    trust: bool,
     overrides: tuple[str, ...],
     given: dict[str, Any],
     owned: ExitStack,
@@ -128,7 +137,7 @@ def _resumed_settings(
     if resume.exists():
         # Before its last checkpoint is looked for: another process might write one more.
         owned.enter_context(owned_run(resume if resume.is_dir() else resume.parent))
-    saved = find_run(resume)
+    saved = find_run(resume, trust=trust)
     return saved, with_overrides(saved.settings, overrides, given)
 
 
@@ -145,7 +154,7 @@ def _latest(
         return take_latest_run(
             runs_root,
             config,
-            lambda run: run.completed_iterations >= with_overrides(run.settings, overrides, given).max_iterations,
+            lambda run: run.is_complete(with_overrides(run.settings, overrides, given)),
             owned,
             lambda line: click.echo(line, err=True),
         )
@@ -172,7 +181,7 @@ def _plot(folder: Path) -> str:
     try:
         curve = read_curve(folder / METRICS_FILE, default_label(folder))
         return str(plot_curves([curve], folder / "learning_curve.png"))
-    except UserError as error:
+    except (UserError, OSError) as error:
         return f"none: {error}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,9 @@ def read_config(path: Path) -> dict[str, Any]:
     return _read_chain(path, ())
 
 
-def _read_chain(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in above:
+def _read_chain(path: Path, above: tuple[str, ...]) -> dict[str, Any]:
+    place = os.path.realpath(path)
+    if place in above:
         raise UserError(f"{path}: the 'base' of this file leads back to itself")
     settings = read_mapping(path)
     base = settings.pop(BASE, None)
@@ -66,7 +68,7 @@ def _read_chain(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     below = configs_folder() / base
     if not below.is_file():
         raise UserError(f"{path}: base: there is no {base!r} in {configs_folder()}")
-    return merge_layers(_read_chain(below, (*above, path.resolve())), settings)
+    return merge_layers(_read_chain(below, (*above, place)), settings)
 
 
 def task_settings(simulator: str, task: str) -> dict[str, Any] | None:

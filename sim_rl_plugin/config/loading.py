@@ -15,8 +15,17 @@ from typing import Any
 
 from sim_rl_plugin.config.files import merge_layers, read_config
 from sim_rl_plugin.config.migrations import migrate
+from sim_rl_plugin.config.nan_quarantine import QuarantineSettings
 from sim_rl_plugin.config.overrides import parse_overrides
-from sim_rl_plugin.config.schema import MODEL_SECTIONS, RunConfig, schema_defaults, unknown_setting
+from sim_rl_plugin.config.schema import (
+    MODEL_SECTIONS,
+    SECTIONS,
+    EvaluationSettings,
+    KeepCheckpoints,
+    RunConfig,
+    schema_defaults,
+    unknown_setting,
+)
 from sim_rl_plugin.config.signature import check_arguments, check_value, parameters_of, shorten, unknown_key
 from sim_rl_plugin.config.yaml_text import dump
 from sim_rl_plugin.errors import UserError, nearest
@@ -35,7 +44,23 @@ OBSERVATION_SETS = (*MODEL_SECTIONS, "rnd_state")
 CONSTRUCTION_KEYS = {"share_cnn_encoders": bool | None}
 
 # Top-level keys that every runner reads; the others are the business of train scripts.
-_RUNNERS_KEYS = ("num_steps_per_env", "save_interval", "obs_groups", "check_for_nan", "init_from")
+_RUNNERS_KEYS = (
+    "num_steps_per_env",
+    "save_interval",
+    "keep_checkpoints",
+    "evaluation",
+    "obs_groups",
+    "check_for_nan",
+    "nan_quarantine",
+    "init_from",
+)
+
+# Sections of the runner, and what holds their keys.
+_RUNNERS_SECTIONS = {
+    "keep_checkpoints": KeepCheckpoints,
+    "evaluation": EvaluationSettings,
+    "nan_quarantine": QuarantineSettings,
+}
 
 # Keys that simulators put beside rsl_rl's own, for their train scripts.
 _OTHERS_KEYS = (
@@ -137,6 +162,8 @@ def with_overrides(
         options: As for ``load_config``.
     """
     known = {key: plain(value) for key, value in settings.items() if key in RunConfig.model_fields}
+    # Settings of a script, or of a version that had others.
+    _warn_of_near_misses([key for key in settings if key not in known])
     upper = {key: value for key, value in (options or {}).items() if value is not None}
     return with_layer(merge_layers(schema_defaults().to_dict(), known), merge_layers(upper, parse_overrides(overrides)))
 
@@ -167,7 +194,14 @@ def model_sections(algorithm: Any) -> list[str]:
 def _task_layer(upper: dict[str, Any]) -> dict[str, Any]:
     about = {"adapter": upper["simulator"], "task": upper["task"], "settings": copy.deepcopy(upper)}
     answer = get_manager().first("sim_rl_default_config", **about) or {}
-    layer = plain(_migrated(answer))
+    where = f"the default settings of {upper['task']!r} on {upper['simulator']!r}"
+    try:
+        check_value(dict[str, Any], answer, "settings")
+        layer = plain(_migrated(answer))
+        for key in layer.keys() & {"env", "obs_groups", *SECTIONS}:
+            check_value(dict[str, Any] | None, layer[key], key)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
     # A simulator's own training settings carry keys for its own scripts: they are not ours to refuse.
     _warn_of_near_misses([key for key in layer if key not in RunConfig.model_fields])
     return {key: value for key, value in layer.items() if key in RunConfig.model_fields}
@@ -199,6 +233,11 @@ def check_classes(settings: dict[str, Any]) -> None:
         UserError: With the key path of what is wrong.
     """
     resolve_class({"class_name": settings.get("class_name") or "OnPolicyRunner"}, path="runner")
+    for section, owner in _RUNNERS_SECTIONS.items():
+        check_arguments(owner, settings.get(section, {}), section)
+    every, interval = settings.get("keep_checkpoints", {}).get("every"), settings.get("save_interval", 50)
+    if every is not None and every % interval:
+        raise UserError(f"keep_checkpoints.every: expected a multiple of save_interval ({interval}), found {every}")
     algorithm, kwargs = resolve_class(settings["algorithm"], path="algorithm")
     also = CONSTRUCTION_KEYS if hasattr(algorithm, "construct_algorithm") else None
     check_arguments(algorithm, kwargs, "algorithm", provided=PROVIDED_TO_ALGORITHM, also=also)

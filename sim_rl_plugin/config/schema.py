@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
+import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 
+from sim_rl_plugin.config.nan_quarantine import QuarantineSettings
 from sim_rl_plugin.config.signature import check_value, shorten, unknown_key
 from sim_rl_plugin.errors import UserError
 
@@ -19,6 +23,67 @@ MODEL_SECTIONS = ("actor", "critic", "student", "teacher")
 
 SECTIONS = ("algorithm", *MODEL_SECTIONS)
 """Sections whose keys are the constructor parameters of the class that they name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepCheckpoints:
+    """Which checkpoints stay in the run folder once a newer one is complete: section ``keep_checkpoints``.
+
+    The newest, the best, and the one that the training was resumed from always stay.
+
+    Attributes:
+        last: How many of the newest ones; None for all.
+        every: Iterations whose multiples are kept as well, however old; None for none.
+        best: Whether the best policy of the evaluations while training is kept, as ``model_best.pt``.
+    """
+
+    last: int | None = None
+    every: int | None = None
+    best: bool = True
+
+    @classmethod
+    def check_settings(cls, settings: Mapping[str, Any], path: str) -> None:
+        """Check what the types do not say.
+
+        Raises:
+            UserError: A number is below 1, or ``every`` has no effect.
+        """
+        for key in ("last", "every"):
+            if settings.get(key) is not None and settings[key] < 1:
+                raise UserError(f"{path}.{key}: expected 1 or more, or null, found {settings[key]}")
+        if settings.get("every") is not None and settings.get("last") is None:
+            raise UserError(f"{path}.every: has no effect while {path}.last is null, which keeps every checkpoint")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """Evaluation while training, in environments of its own: section ``evaluation``.
+
+    Attributes:
+        every: Iterations between two evaluations; 0 for none.
+        episodes: Episodes of each, in as many environments, with the deterministic policy.
+        stop_at_return: Mean return with which the training is complete; None for never.
+    """
+
+    every: int = 0
+    episodes: int = 10
+    stop_at_return: float | None = None
+
+    @classmethod
+    def check_settings(cls, settings: Mapping[str, Any], path: str) -> None:
+        """Check what the types do not say.
+
+        Raises:
+            UserError: A number is too small, or a return is waited for that is never measured.
+        """
+        for key, least in (("every", 0), ("episodes", 1)):
+            if settings.get(key, least) < least:
+                raise UserError(f"{path}.{key}: expected {least} or more, found {settings[key]}")
+        target = settings.get("stop_at_return")
+        if target is not None and not math.isfinite(target):
+            raise UserError(f"{path}.stop_at_return: expected a number that is finite, or null, found {target}")
+        if target is not None and not settings.get("every", 0):
+            raise UserError(f"{path}.stop_at_return: nothing is evaluated while training: set {path}.every")
 
 
 def _default_actor() -> dict[str, Any]:
@@ -50,7 +115,7 @@ class RunConfig(BaseModel):
     device: str = Field(default="auto", min_length=1)
     """Device of learner and environments: `cpu`, `cuda:0`, or `auto`, which is CUDA where there is some."""
 
-    seed: int = Field(default=1, ge=0)
+    seed: int = Field(default=1, ge=0, lt=2**63)
     """Seed of torch, NumPy, Python and the environments."""
 
     env: dict[str, Any] = Field(default_factory=dict)
@@ -67,6 +132,14 @@ class RunConfig(BaseModel):
 
     save_interval: int = Field(default=50, gt=0)
     """Iterations between two checkpoints."""
+
+    keep_checkpoints: dict[str, Any] = Field(default_factory=lambda: dataclasses.asdict(KeepCheckpoints()))
+    """Checkpoints that stay once a newer one is written: the `last` so many (null for all), of the older ones those
+    at multiples of `every` iterations, and the `best` by evaluation."""
+
+    evaluation: dict[str, Any] = Field(default_factory=lambda: dataclasses.asdict(EvaluationSettings()))
+    """Evaluation while training: `every` so many iterations (0 for never), `episodes` of the deterministic policy,
+    and the mean return to `stop_at_return`."""
 
     obs_groups: dict[str, list[str]] = Field(default_factory=dict)
     """Observation groups that each observation set (`actor`, `critic`) is made of. For a set that is
@@ -88,7 +161,11 @@ class RunConfig(BaseModel):
     """Whether the progress of the training is shown on the terminal."""
 
     check_for_nan: bool = True
-    """Whether the training stops, with a message, when the environment returns NaN."""
+    """Whether NaN and infinity in rollouts and updates are looked for; `nan_quarantine` says what happens then."""
+
+    nan_quarantine: dict[str, Any] = Field(default_factory=lambda: dataclasses.asdict(QuarantineSettings()))
+    """What happens to them: `max_share`, `max_failures`, `max_dumps`, `max_dump_mb`, `keep_state`
+    (docs/reliability.md)."""
 
     torch_compile_mode: Literal["default", "max-autotune-no-cudagraphs"] | None = None
     """Mode of `torch.compile` for the models' forward passes; null compiles nothing."""

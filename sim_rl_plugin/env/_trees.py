@@ -1,4 +1,4 @@
-"""Nested dicts and lists of tensors: compared, copied, and examined for what a checkpoint can hold."""
+"""Nested dicts and lists of tensors: compared, copied, and examined for what a checkpoint can hold or did."""
 
 from __future__ import annotations
 
@@ -47,3 +47,22 @@ def not_plain(where: str, value: object) -> str:
     else:
         return f"{where} (a {type(value).__name__})"
     return next((found for place, item in parts if (found := not_plain(place, item))), "")
+
+
+def unlike(saved: object, own: object, where: str) -> str:
+    """Return the first place at which saved data lack what ``own`` has, or hold a tensor of another shape or type."""
+    if isinstance(own, dict):
+        if not isinstance(saved, dict):
+            return f"{where}: expected a mapping, found a {type(saved).__name__}"
+        for key, value in own.items():
+            if key not in saved:
+                return f"{where}[{key!r}] is missing"
+            if found := unlike(saved[key], value, f"{where}[{key!r}]"):
+                return found
+    elif isinstance(own, torch.Tensor):
+        if not isinstance(saved, torch.Tensor):
+            return f"{where}: expected a tensor, found a {type(saved).__name__}"
+        if saved.shape != own.shape or saved.dtype != own.dtype:
+            expected, found = (f"{tuple(tensor.shape)} of {tensor.dtype}" for tensor in (own, saved))
+            return f"{where}: expected {expected}, found {found}"
+    return ""

@@ -110,6 +110,8 @@ class _Checker:
             records.resets()
         records.final_obs()
         records.log()
+        if settable and not self.findings.found(*AREAS["get_observations"]):
+            self._check_reset_envs()
         self._check_state(settable)
 
     # Stepping, and everything that is decided at once.
@@ -306,6 +308,38 @@ class _Checker:
 
     def _limit(self) -> torch.Tensor:
         return torch.as_tensor(self.env.max_episode_length, device=self.env.device).expand(self.env.num_envs)
+
+    # Resetting some.
+
+    def _check_reset_envs(self) -> None:
+        """Reset every second environment by hand, where that is offered."""
+        reset_envs = getattr(self.env, "reset_envs", None)
+        if reset_envs is None:
+            return
+        chosen = torch.arange(self.env.num_envs, device=self.env.device) % 2 == 0
+        before = cloned(dict(self.env.get_observations().items()))
+        age_before = self.env.episode_length_buf.clone()
+        if not reset_envs(chosen.nonzero().squeeze(-1)):
+            return
+        obs = self._form.observations(self.env.get_observations())
+        ages = self.env.episode_length_buf
+        others_changed = [key for key, value in obs.items() if not same(value[~chosen], before[key][~chosen])]
+        if others_changed or not same(ages[~chosen], age_before[~chosen]):
+            self.findings.report(
+                "reset-envs-others",
+                "reset_envs()",
+                f"environments that were not named changed ({', '.join(others_changed) or 'their ages'}); they are in "
+                "the middle of an episode, and must go on from the observations that step() returned",
+            )
+        if bool(ages[chosen].any()):
+            self.findings.report(
+                "reset-envs-without-effect",
+                "reset_envs()",
+                "it returned true, and episode_length_buf is not 0 in the environments that were named; return false "
+                "where single environments cannot be reset",
+            )
+        self._check_finite(obs, torch.zeros(1, device=self.env.device), {})
+        self._last_obs = cloned(dict(obs.items()))
 
     # Restoring.
 

@@ -49,6 +49,16 @@ class ClipActions(VecEnv):
         return getattr(self.env, "restores_exactly", True)
 
     @property
+    def state_is_cheap(self) -> bool:  # type: ignore[override]
+        """Whether the inner environment's state costs next to nothing."""
+        return getattr(self.env, "state_is_cheap", False)
+
+    @property
+    def one_per_process(self) -> bool:  # type: ignore[override]
+        """Whether no other environment can be opened beside the inner one."""
+        return getattr(self.env, "one_per_process", False)
+
+    @property
     def observation_terms(self) -> Mapping[str, Sequence[Term]]:  # type: ignore[override]
         """The inner environment's, if it tells."""
         return getattr(self.env, "observation_terms", {})
@@ -57,6 +67,10 @@ class ClipActions(VecEnv):
     def action_terms(self) -> Sequence[Term]:  # type: ignore[override]
         """The inner environment's, if it tells."""
         return getattr(self.env, "action_terms", ())
+
+    def reset_envs(self, env_ids: torch.Tensor) -> bool:
+        """Reset environments of the inner one, if it can."""
+        return hasattr(self.env, "reset_envs") and self.env.reset_envs(env_ids)
 
     def get_observations(self) -> TensorDict:
         """Return the inner environment's observations."""

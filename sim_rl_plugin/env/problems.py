@@ -25,6 +25,7 @@ AREAS: dict[str, tuple[str, ...]] = {
         "episode-length-ignored",
         "limit-passed",
     ),
+    "reset_envs": ("reset-envs-others", "reset-envs-without-effect"),
     "time_outs": ("time-out-without-done", "time-outs-missing", "time-outs-early", "time-outs-are-dones"),
     "final_obs": ("final-obs-missing", "final-obs-groups"),
     "finite": ("not-finite",),

@@ -45,8 +45,10 @@ class Term:
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Term:
         """Return the term of which ``to_dict`` made plain data."""
-        arguments: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in plain.items()}
-        return cls(**arguments)
+        known: dict[str, Any] = {}
+        for key in plain.keys() & _DEFAULTS.keys():
+            known[key] = tuple(plain[key]) if isinstance(plain[key], list) else plain[key]
+        return cls(**known)
 
 
 _DEFAULTS = {field.name: field.default for field in fields(Term)}

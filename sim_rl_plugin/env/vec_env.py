@@ -47,6 +47,13 @@ class VecEnv(ABC):
     """Whether ``load_state_dict`` continues the episodes in progress bit for bit. Where a simulator can only
     restore what outlives an episode (counters, curricula), this is False, and episodes start afresh."""
 
+    state_is_cheap: bool = False
+    """Whether ``state_dict`` costs next to nothing and waits for no device, so that it may be called once per
+    iteration. The NaN quarantine then keeps what it needs to replay a fault."""
+
+    one_per_process: bool = False
+    """Whether the simulator takes one environment at a time in a process, so that none can be opened beside it."""
+
     observation_terms: Mapping[str, Sequence[Term]] = {}
     """The named parts of each observation group, in order, where the simulator knows them. A policy that
     meets another layout is then told which term differs."""
@@ -94,6 +101,22 @@ class VecEnv(ABC):
                 iteration. A key stands only in the step it belongs to. A name with ``/`` is logged
                 as it is, any other under ``Episode/``.
         """
+
+    def reset_envs(self, env_ids: torch.Tensor) -> bool:
+        """Begin a new episode in some environments, whatever state they are in; the others do not change.
+
+        ``get_observations`` then gives the first observations of the new episodes, and ``episode_length_buf`` is 0
+        there. The NaN quarantine calls this for simulations that went wrong, so nothing of the old state may live
+        on in the new episode.
+
+        Args:
+            env_ids: ``(R,)`` int64, on ``device``.
+
+        Returns:
+            Whether it was done; False where single environments cannot be reset, which are then timed out
+            through ``episode_length_buf``.
+        """
+        return False
 
     def close(self) -> None:
         """Release the simulator. Safe to call twice."""

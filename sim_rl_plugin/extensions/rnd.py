@@ -171,8 +171,9 @@ class RandomNetworkDistillation(nn.Module):
         self.update_counter = state["update_counter"]
         self.weight = state["weight"]
         discounted, sums_n = self._discounted_sum(), state["discounted_sum"]
-        if discounted is not None and sums_n is not None and sums_n.shape[0] == num_envs:
-            discounted.avg = sums_n.to(self.device)
+        if discounted is not None:
+            fits = sums_n is not None and sums_n.shape[0] == num_envs
+            discounted.avg = sums_n.to(self.device) if fits else None
 
     def _discounted_sum(self) -> DiscountedAverage | None:
         normalizer = self.reward_normalizer

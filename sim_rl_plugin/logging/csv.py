@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sim_rl_plugin.logging.log_writer import LogWriter
+from sim_rl_plugin.whole_file import write_text_whole
 
 
 class CsvLogWriter(LogWriter):
@@ -61,12 +62,11 @@ class CsvLogWriter(LogWriter):
 
     def _rewrite(self, columns: list[str], rows: list[dict[str, str]]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self._path.with_suffix(".csv.new")
-        with beside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(beside, self._path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text_whole(self._path, text.getvalue())
         self._columns = columns
 
 

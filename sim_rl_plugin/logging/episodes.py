@@ -5,10 +5,13 @@ Legend of shapes: ``t`` steps of a rollout, ``n`` environments.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+
+from sim_rl_plugin.errors import UserError
 
 
 class EpisodeStatistics:
@@ -50,6 +53,16 @@ class EpisodeStatistics:
         self._steps.append(torch.cat((ended_n.to(rewards_n.dtype).unsqueeze(0), self._running_rn)))
         self._running_rn.masked_fill_(ended_n, 0.0)
 
+    def leave_out(self, envs_n: torch.Tensor, starting_n: torch.Tensor) -> None:
+        """Drop the episodes of ``envs_n``, which start anew, and those that ``starting_n`` ended in the first step.
+
+        Both are bool ``(n,)`` and speak of the steps since the last call of ``finished``.
+        """
+        # First row of each step: whether an episode ended.
+        for index, step_rn in enumerate(self._steps):
+            step_rn[0].masked_fill_(envs_n | starting_n if index == 0 else envs_n, 0.0)
+        self._running_rn = self._running_rn.masked_fill(envs_n, 0.0)
+
     def _split_returns(self) -> None:
         """Make room for the task's and the intrinsic returns beside their sum."""
         if len(self._running_rn) == 2:
@@ -76,8 +89,12 @@ class EpisodeStatistics:
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Continue the episodes of ``state``, if it is of as many environments."""
         self._steps.clear()
-        if state["running"].shape[1] == self._running_rn.shape[1]:
-            self._running_rn = state["running"].to(self._running_rn.device, copy=True)
+        running_rn = state["running"]
+        if running_rn.ndim != 2 or len(running_rn) not in (2, 4) or not running_rn.is_floating_point():
+            raise UserError(f"logger.episodes: expected 2 or 4 rows of numbers, found shape {tuple(running_rn.shape)} "
+                            f"of {running_rn.dtype}")  # fmt: skip
+        if running_rn.shape[1] == self._running_rn.shape[1]:
+            self._running_rn = running_rn.to(self._running_rn.device, copy=True)
 
 
 class EnvironmentLog:
@@ -86,6 +103,7 @@ class EnvironmentLog:
     def __init__(self) -> None:
         self._sums: dict[str, torch.Tensor | float] = {}
         self._counts: dict[str, int] = {}
+        self._only_finite = False
 
     def add(self, log: Mapping[str, Any]) -> None:
         """Add one step's entries: numbers, or tensors of any shape."""
@@ -95,6 +113,10 @@ class EnvironmentLog:
             self._sums[key] = self._sums.get(key, 0.0) + total
             self._counts[key] = self._counts.get(key, 0) + (value.numel() if is_tensor else 1)
 
+    def leave_out_non_finite(self) -> None:
+        """Leave out of the next means what a broken environment has spoilt."""
+        self._only_finite = True
+
     def means(self) -> dict[str, float]:
         """Return the means since the last call, under the tags they are logged by."""
         tensors = {key: value for key, value in self._sums.items() if isinstance(value, torch.Tensor)}
@@ -103,6 +125,8 @@ class EnvironmentLog:
             device = next(iter(tensors.values())).device
             moved = torch.stack([value.to(device) for value in tensors.values()]).tolist()
             sums.update(zip(tensors, moved, strict=True))
+        if self._only_finite:
+            sums = {key: total for key, total in sums.items() if math.isfinite(total)}
         counts = self._counts
-        self._sums, self._counts = {}, {}
+        self._sums, self._counts, self._only_finite = {}, {}, False
         return {key if "/" in key else f"Episode/{key}": sums[key] / counts[key] for key in sums if counts[key]}

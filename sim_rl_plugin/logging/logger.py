@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import statistics
 import subprocess
+import warnings
 from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sim_rl_plugin.config.signature import check_value
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.logging.console import TrainingConsole
 from sim_rl_plugin.logging.episodes import EnvironmentLog, EpisodeStatistics
@@ -62,6 +66,8 @@ class Logger:
         self.erewbuffer: deque[float] = deque(maxlen=_RECENT_EPISODES)
         self.irewbuffer: deque[float] = deque(maxlen=_RECENT_EPISODES)
         self.writers: list[LogWriter] = []
+        self.failure: UserError | None = None
+        """What could not be written, with which the training ends once it has tried to write a checkpoint."""
         self._episodes = EpisodeStatistics(num_envs, device)
         self._environment_log = EnvironmentLog()
         self._console: TrainingConsole | None = None
@@ -80,9 +86,16 @@ class Logger:
         self._session_start_time_s = self.tot_time
         if self.log_dir is None or self.disable_logs:
             return
-        Path(self.log_dir).mkdir(parents=True, exist_ok=True)
-        self.writers = [writer_class(log_dir=self.log_dir, **arguments) for writer_class, arguments in self._classes]
-        files = self._store_code_state(Path(self.log_dir) / "git")
+        self.failure = None
+        with self._noting_failure():
+            self._open_writers(self.log_dir)
+        if self.failure is not None:
+            raise self.failure
+
+    def _open_writers(self, log_dir: str) -> None:
+        Path(log_dir).mkdir(parents=True, exist_ok=True)
+        self.writers = [writer_class(log_dir=log_dir, **arguments) for writer_class, arguments in self._classes]
+        files = self._store_code_state(Path(log_dir) / "git")
         for writer in self.writers:
             # First: settings, too, are recorded at a step.
             if self._resume_at is not None:
@@ -90,6 +103,15 @@ class Logger:
             writer.store_config(self.env_cfg, self.cfg)
             for file in files:
                 writer.save_file(file)
+
+    @contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        """Keep an error of the system as ``failure``, the first one."""
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or " ".join(str(error).split())
+            self.failure = self.failure or UserError(f"cannot write the log in {self.log_dir}: {reason}")
 
     def process_env_step(
         self,
@@ -104,6 +126,16 @@ class Logger:
             self._environment_log.add(log)
         self._episodes.add(rewards, dones, intrinsic_rewards, extras.get("skipped"))
 
+    def leave_out(self, envs: torch.Tensor, starting: torch.Tensor) -> None:
+        """Count nothing of this rollout in some environments, which then start anew.
+
+        Args:
+            envs: Bool ``(n,)``: which environments.
+            starting: Bool ``(n,)``: those whose first step ended a broken episode; the next one counts.
+        """
+        self._episodes.leave_out(envs, starting)
+        self._environment_log.leave_out_non_finite()
+
     def log(
         self,
         it: int,
@@ -115,6 +147,8 @@ class Logger:
         learning_rate: float,
         action_std: torch.Tensor | None,
         rnd_weight: float | None = None,
+        *,
+        more: Mapping[str, float] | None = None,
     ) -> dict[str, float]:
         """Write the metrics of an iteration and show them.
 
@@ -128,6 +162,7 @@ class Logger:
             learning_rate: The current learning rate.
             action_std: Standard deviation of the actions; None for a policy without one.
             rnd_weight: Weight of the intrinsic reward.
+            more: Further metrics under their tags.
 
         Returns:
             All metrics under their tags.
@@ -157,7 +192,9 @@ class Logger:
         if self.rewbuffer:
             metrics["Train/mean_reward"] = statistics.fmean(self.rewbuffer)
             metrics["Train/mean_episode_length"] = statistics.fmean(self.lenbuffer)
-        self._write(metrics, it)
+        metrics.update(more or {})
+        with self._noting_failure():
+            self._write(metrics, it)
         self._show(metrics, it, start_it, total_it)
         return metrics
 
@@ -184,24 +221,30 @@ class Logger:
 
     def flush(self) -> None:
         """Make the writers bring to safety what they were given."""
-        for writer in self.writers:
-            writer.flush()
+        with self._noting_failure():
+            for writer in self.writers:
+                writer.flush()
 
     def save_model(self, path: str, it: int) -> None:
         """Hand a checkpoint to the writers, unless ``upload_model`` (mjlab's key) is false."""
         if not self.cfg.get("upload_model", True):
             return
-        for writer in self.writers:
-            writer.save_model(path, it)
+        with self._noting_failure():
+            for writer in self.writers:
+                writer.save_model(path, it)
 
     def stop_logging_writer(self) -> None:
-        """Close console and writers."""
+        """Close console and writers; what cannot be written then is told, and ends nothing."""
+        told = self.failure
         if self._console is not None:
             self._console.stop()
             self._console = None
         for writer in self.writers:
-            writer.stop()
+            with self._noting_failure():
+                writer.stop()
         self.writers = []
+        if self.failure is not told:
+            warnings.warn(str(self.failure), stacklevel=2)
 
     def state_dict(self) -> dict[str, Any]:
         """Return counters, recent episodes and episodes in progress."""
@@ -217,6 +260,8 @@ class Logger:
 
         ``same_episodes`` says that the simulation continues the episodes that were in progress.
         """
+        for key, kind in (("total_steps", int), ("total_time_s", float), ("recent", list[list[float]])):
+            check_value(kind, state.get(key), f"logger.{key}")
         self.tot_timesteps = state["total_steps"]
         self.tot_time = state["total_time_s"]
         for buffer, values in zip(self._recent(), state["recent"], strict=True):

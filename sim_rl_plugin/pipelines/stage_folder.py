@@ -24,7 +24,7 @@ INPUTS_FILE = "inputs.json"
 """Which checkpoints a stage started from: name of the input to a digest of its models."""
 
 # They change what is shown and kept of a training, not the training.
-_WITHOUT_EFFECT = ("console", "experiment_name", "logger", "run_name", "save_interval")
+_WITHOUT_EFFECT = ("console", "experiment_name", "keep_checkpoints", "logger", "run_name", "save_interval")
 
 _ABSENT = object()
 
@@ -50,8 +50,8 @@ class StageStatus:
 
     @property
     def is_complete(self) -> bool:
-        """Whether its last checkpoint has reached ``max_iterations``."""
-        return self.saved is not None and self.saved.completed_iterations >= self.planned.config.max_iterations
+        """Whether its last checkpoint has reached ``max_iterations``, or the return at which it stops."""
+        return self.saved is not None and self.saved.is_complete(self.planned.config)
 
     def describe(self) -> str:
         """Return how far it is."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import signal
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +17,32 @@ import sim_rl_plugin
 from sim_rl_plugin import distributed, plugins
 from sim_rl_plugin.algorithms import PPO
 from sim_rl_plugin.checkpoint import (
+    BEST_FILE,
     find_checkpoint,
     kept_random_state,
     load_checkpoint,
+    plain_settings,
     random_state,
     save_checkpoint,
     set_aside_later_checkpoints,
     set_random_state,
 )
+from sim_rl_plugin.checkpoint_contents import FORMAT, explained, part_of
+from sim_rl_plugin.checkpoint_manifest import versions
+from sim_rl_plugin.checkpoint_retention import remove_outdated
 from sim_rl_plugin.config import check_train_cfg
+from sim_rl_plugin.config.schema import EvaluationSettings, KeepCheckpoints
 from sim_rl_plugin.env import VecEnv, as_vec_env
-from sim_rl_plugin.env.finite import FiniteWatch
+from sim_rl_plugin.env.form import EnvironmentForm
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.export import write_onnx
 from sim_rl_plugin.layout import check_layout, describe_layout
 from sim_rl_plugin.logging.logger import Logger
 from sim_rl_plugin.models.exported_policy import is_exported_policy
-from sim_rl_plugin.registry import resolve_callable
+from sim_rl_plugin.registry import packages_of_simulator, resolve_callable
+from sim_rl_plugin.runners.evaluations import Evaluations
+from sim_rl_plugin.runners.quarantine import guard_of
 from sim_rl_plugin.runners.stop_signal import StopSignal, leave
-
-_CHECKPOINT_FORMAT = 1
 
 
 class OnPolicyRunner:
@@ -70,7 +73,8 @@ class OnPolicyRunner:
         self.device = device
         self._configure_multi_gpu()
 
-        obs = env.get_observations().to(device)
+        self._form = EnvironmentForm(env)
+        obs = self._form.observed(env.get_observations()).to(device)
         algorithm_class = resolve_callable(self.cfg["algorithm"]["class_name"])
         self.alg = algorithm_class.construct_algorithm(obs, env, self.cfg, device)
         self.layout = describe_layout(env, obs)
@@ -91,10 +95,15 @@ class OnPolicyRunner:
         """Iterations done since the start of training, in earlier processes too."""
         self.interrupted = False
         """Whether a signal ended the last ``learn`` early: Ctrl-C, SIGTERM or SIGUSR1."""
+        self.reached_return: float | None = None
+        """Mean return of the evaluation that ended the training, see ``evaluation.stop_at_return``."""
+        self._evaluations = Evaluations(EvaluationSettings(**self.cfg.get("evaluation", {})), self.cfg.get("seed") or 0)
+        self._keep_checkpoints = KeepCheckpoints(**self.cfg.get("keep_checkpoints", {}))
+        self._resumed_from: Path | None = None
         self._simulation_restored = False
         self._has_loaded = False
         self._writes_checkpoints = log_dir is not None and self.gpu_global_rank == 0
-        self._finite_watch = FiniteWatch() if self.cfg.get("check_for_nan", True) else None
+        self._guard = guard_of(self)
 
     # Training
 
@@ -110,8 +119,9 @@ class OnPolicyRunner:
                 limit do not end all at once.
 
         Raises:
-            ValueError: The environment returned NaN or infinity, and the policy is the one before; or a
-                student has no teacher.
+            ValueError: Iterations in a row went wrong through NaN or infinity, and the policy is the one before
+                them (see docs/reliability.md); a student has no teacher; evaluations are asked for without
+                ``evaluate_in``; or a file cannot be written.
             KeyboardInterrupt: After the checkpoint of a Ctrl-C.
             SystemExit: After that of SIGTERM (status 143) or SIGUSR1 (75).
         """
@@ -122,9 +132,10 @@ class OnPolicyRunner:
                 "the teacher has no parameters to imitate: set init_from to a run folder or checkpoint of the teacher, "
                 "or to a policy exported as TorchScript or ONNX, or call runner.load"
             )
+        self._evaluations.prepare(self.is_distributed, self.logger.log_dir if self._resumed_from else None)
         if init_at_random_ep_len and not self._simulation_restored:
             self._spread_episode_ends()
-        obs = self._to_device(self.env.get_observations())
+        obs = self._guard.first(self._to_device(self.env.get_observations()))
         self.alg.train_mode()
         if self.is_distributed:
             self.alg.broadcast_parameters()
@@ -142,11 +153,16 @@ class OnPolicyRunner:
                 for iteration in range(first, end):
                     obs = self._iterate(obs, iteration, first, end)
                     is_stopped = self._is_stopped(stop)
-                    is_last = iteration == end - 1 or is_stopped
-                    if self._writes_checkpoints and (is_last or iteration % self.cfg["save_interval"] == 0):
-                        self._save_into_run_folder(iteration)
-                    if is_stopped:
-                        self.interrupted = True
+                    self.reached_return = self._evaluations.reached_return(iteration)
+                    # Where there is no room for a log, a checkpoint may still find some.
+                    failure = self.logger.failure or self._guard.failure
+                    is_over = is_stopped or self.reached_return is not None or failure is not None
+                    if self._writes_checkpoints:
+                        self._save_into_run_folder(iteration, is_last=is_over or iteration == end - 1)
+                    if failure := failure or self.logger.failure:  # the log is brought to disk with the checkpoint
+                        raise failure
+                    self.interrupted = is_stopped
+                    if is_over:
                         break
         except BaseException as error:
             hooks.fire("sim_rl_run_error", runner=self, error=error)
@@ -178,8 +194,8 @@ class OnPolicyRunner:
             raise UserError(f"init_from: {type(self.alg).__name__} cannot start from another training's models")
         checkpoints = [load_checkpoint(path, self.device) for path in paths]
         for contents in checkpoints:
-            check_layout(contents.get("sim_rl", {}).get("layout"), self.env)
-        with _explained(", ".join(map(str, paths))):
+            check_layout(part_of(contents, "layout"), self.env)
+        with explained(", ".join(map(str, paths))):
             start_from(checkpoints)
 
     def _is_exported_teacher(self, path: str) -> bool:
@@ -189,14 +205,14 @@ class OnPolicyRunner:
     def _iterate(self, obs: TensorDict, iteration: int, first: int, end: int) -> TensorDict:
         """Collect one rollout, learn from it, and log; return the observations to continue from."""
         start_s = time.perf_counter()
+        self._guard.begin()
         with torch.inference_mode():
             obs = self._collect_rollout(obs)
-            if self._finite_watch is not None:
-                self._finite_watch.check()
-            collected_s = time.perf_counter()
-            self.alg.compute_returns(obs)
-        losses = self.alg.update()
+        obs = self._guard.inspect(obs, iteration)
+        collected_s = time.perf_counter()
+        losses = self._guard.learn(obs)
         learned_s = time.perf_counter()
+        action_std = None if losses is None else _action_std(self.alg.get_policy())
         self.current_learning_iteration = iteration
         self.completed_iterations = iteration + 1
         metrics = self.logger.log(
@@ -205,10 +221,11 @@ class OnPolicyRunner:
             total_it=end,
             collect_time=collected_s - start_s,
             learn_time=learned_s - collected_s,
-            loss_dict=losses,
+            loss_dict=losses or {},
             learning_rate=self.alg.learning_rate,
-            action_std=_action_std(self.alg.get_policy()),
+            action_std=action_std,
             rnd_weight=getattr(getattr(self.alg, "rnd", None), "weight", None),
+            more={**self._guard.metrics(), **self._evaluations.after(iteration, self.alg)},
         )
         plugins.get_manager().fire("sim_rl_iteration_end", runner=self, iteration=iteration, metrics=metrics)
         return obs
@@ -219,15 +236,12 @@ class OnPolicyRunner:
         begin_rollout = getattr(self.alg, "begin_rollout", None)
         if begin_rollout is not None:
             begin_rollout()
-        for _ in range(self.cfg["num_steps_per_env"]):
+        for step in range(self.cfg["num_steps_per_env"]):
             actions = self.alg.act(obs)
-            obs, rewards, dones, extras = self.env.step(actions.to(self.env.device))
+            obs, rewards, dones, extras = self._form.checked(self.env.step(actions.to(self.env.device)))
             obs, rewards, dones = self._to_device(obs), rewards.to(self.device), dones.to(self.device)
-            if self._finite_watch is not None:
-                self._finite_watch.add(obs, rewards, dones)
-                if "final_obs" in extras:
-                    self._finite_watch.add_observations(extras["final_obs"], "final observation group")
-            self.alg.process_env_step(obs, rewards, dones, extras)
+            seen = self._guard.add_step(step, obs, rewards, dones, extras)
+            self.alg.process_env_step(seen, rewards, dones, extras)
             self.logger.process_env_step(rewards, dones, extras, getattr(self.alg, "intrinsic_rewards", None))
         return obs
 
@@ -242,6 +256,15 @@ class OnPolicyRunner:
             self.env.episode_length_buf = (torch.rand(ages.shape, device=ages.device) * limits).to(ages.dtype)
         else:
             self.env.episode_length_buf = torch.randint_like(ages, high=int(self.env.max_episode_length))
+
+    def evaluate_in(self, env: VecEnv) -> None:
+        """Take the environments for the evaluations while training that ``evaluation`` in the training dict asks for.
+
+        Args:
+            env: Environments of the same task for these evaluations alone, just opened; they stay the caller's
+                to close. One per episode is fastest.
+        """
+        self._evaluations.take(env)
 
     # Checkpoints
 
@@ -262,26 +285,37 @@ class OnPolicyRunner:
         contents["infos"] = infos
         env_state = self.env.state_dict() if hasattr(self.env, "state_dict") else None
         contents["sim_rl"] = {
-            "format": _CHECKPOINT_FORMAT,
+            "format": FORMAT,
             "version": sim_rl_plugin.__version__,
-            "config": _plain(self.cfg),
+            "config": plain_settings(self.cfg),
             "layout": self.layout,
             "completed_iterations": self.completed_iterations,
+            "versions": versions(packages_of_simulator(self.cfg.get("simulator"), self.env)),
+            "evaluation": self._evaluations.of(self.completed_iterations - 1),
+            "reached_return": self.reached_return,
             "logger": self.logger.state_dict(),
             "random": random_state(),
             "environment": env_state,
             "algorithm": self.alg.training_state() if hasattr(self.alg, "training_state") else None,
+            "quarantine": self._guard.state_dict(),
         }
         save_checkpoint(path, contents)
         self.logger.save_model(path, self.current_learning_iteration)
 
-    def _save_into_run_folder(self, iteration: int) -> None:
+    def _save_into_run_folder(self, iteration: int, is_last: bool) -> None:
+        """Write the checkpoints that are due, the best and a numbered one; then remove what is outdated."""
         assert self.logger.log_dir is not None
-        path = os.path.join(self.logger.log_dir, f"model_{iteration}.pt")
-        self.save(path)
-        # A training that is resumed from here does not tell the hooks again.
-        with kept_random_state():
-            plugins.get_manager().fire("sim_rl_checkpoint_saved", runner=self, path=Path(path), iteration=iteration)
+        folder = Path(self.logger.log_dir)
+        names = [BEST_FILE] if self._keep_checkpoints.best and self._evaluations.is_best(iteration) else []
+        if is_last or iteration % self.cfg["save_interval"] == 0:
+            names.append(f"model_{iteration}.pt")
+        for path in (folder / name for name in names):
+            self.save(str(path))
+            # A training that is resumed from here does not tell the hooks again.
+            with kept_random_state():
+                plugins.get_manager().fire("sim_rl_checkpoint_saved", runner=self, path=path, iteration=iteration)
+        if names:
+            remove_outdated(folder, self._keep_checkpoints, self._resumed_from)
 
     def load(
         self,
@@ -289,6 +323,8 @@ class OnPolicyRunner:
         load_cfg: dict[str, bool] | None = None,
         strict: bool = True,
         map_location: str | None = None,
+        *,
+        trust: bool = False,
     ) -> dict[str, Any] | None:
         """Load models and optimizer from a checkpoint, ours or rsl_rl's.
 
@@ -297,6 +333,7 @@ class OnPolicyRunner:
             load_cfg: What to load, see ``PPO.load``; None loads everything.
             strict: Whether a model's parameter names must match exactly.
             map_location: Device of the loaded tensors; None takes the runner's.
+            trust: See ``load_checkpoint``.
 
         Returns:
             The ``infos`` that were saved with it.
@@ -304,43 +341,53 @@ class OnPolicyRunner:
         Raises:
             ValueError: The file is missing, damaged, or belongs to another robot.
         """
-        contents = load_checkpoint(path, map_location or self.device)
+        contents = load_checkpoint(path, map_location or self.device, trust=trust)
         self._load(contents, path, load_cfg, strict)
         return contents.get("infos")
 
     def _load(self, contents: dict[str, Any], path: str, load_cfg: dict[str, bool] | None, strict: bool) -> bool:
         """Load models and optimizer, and return whether the training's counter came with them."""
-        check_layout(contents.get("sim_rl", {}).get("layout"), self.env)
-        with _explained(path):
+        check_layout(part_of(contents, "layout"), self.env)
+        with explained(path):
             load_iteration = self.alg.load(contents, load_cfg, strict)
+            if load_iteration:
+                self.current_learning_iteration = contents["iter"]
+                self.completed_iterations = contents["iter"] + 1
         self._has_loaded = True
-        if load_iteration:
-            self.current_learning_iteration = contents["iter"]
-            self.completed_iterations = contents["iter"] + 1
         return load_iteration
 
-    def resume(self, path: str) -> None:
+    def resume(self, path: str, *, trust: bool = False) -> None:
         """Continue the training that wrote a checkpoint as if it had never stopped.
 
         Beyond ``load`` this restores counters, random states, episodes in progress and the
         simulation. What the environment cannot restore starts afresh, with a warning.
 
+        Args:
+            path: The file.
+            trust: See ``load_checkpoint``.
+
         Raises:
             ValueError: The file is missing, damaged, or belongs to another robot.
         """
         # On the CPU: models copy to their device, and simulators expect plain host data.
-        contents = load_checkpoint(path, "cpu")
+        contents = load_checkpoint(path, "cpu", trust=trust)
         if self._load(contents, path, None, strict=True) is False:
             raise UserError(
                 f"{path} holds another algorithm's training, which {type(self.alg).__name__} cannot continue: "
                 "say init_from to start from its policy"
             )
+        self._resumed_from = Path(path)
         state = contents.get("sim_rl")
         if state is None:
             self.completed_iterations = self.current_learning_iteration + 1
             self.current_learning_iteration = self.completed_iterations
             warnings.warn(f"{path} was not written by sim-rl: the simulation starts afresh", stacklevel=2)
             return
+        with explained(path, "cannot be resumed"):
+            self._restore(state, path)
+
+    def _restore(self, state: dict[str, Any], path: str) -> None:
+        """Restore everything beyond models and optimizer."""
         self.completed_iterations = state["completed_iterations"]
         self.current_learning_iteration = self.completed_iterations
         if self.is_distributed:
@@ -355,6 +402,8 @@ class OnPolicyRunner:
                 warnings.warn("this simulator restores its counters only: episodes start afresh", stacklevel=2)
         if state.get("algorithm") is not None:
             self.alg.load_training_state(state["algorithm"], self._simulation_restored)
+        if state.get("quarantine") is not None:
+            self._guard.load_state_dict(state["quarantine"], self._simulation_restored)
         self.logger.load_state_dict(state["logger"], self.completed_iterations, self._simulation_restored)
         if self._writes_checkpoints:
             # What this run did after the checkpoint is about to be done again.
@@ -434,29 +483,6 @@ class OnPolicyRunner:
             torch.distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
 
 
-@contextmanager
-def _explained(path: str) -> Iterator[None]:
-    """Turn torch's complaint about parameters that do not fit into one line."""
-    try:
-        yield
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"the checkpoint {path} does not fit the model of this config: {reason}") from error
-
-
 def _action_std(policy: Any) -> torch.Tensor | None:
     """Return the standard deviation of the last actions, or None for a policy without a distribution."""
     return None if getattr(policy, "distribution", True) is None else policy.output_std
-
-
-def _plain(value: Any) -> Any:
-    """Return a config as plain data: classes and functions by their ``module:name``, tuples as lists."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return copy.copy(value)
-    if callable(value) and hasattr(value, "__qualname__"):
-        return f"{value.__module__}:{value.__qualname__}"
-    return str(value)

@@ -6,6 +6,7 @@ Legend of shapes: ``t`` steps, ``n`` environments, ``a`` actions, ``b`` = t * n 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -212,6 +213,35 @@ class RolloutStorage:
     def clear(self) -> None:
         """Start the next rollout at the first step."""
         self.step = 0
+
+    def of_environments(self, env_ids: torch.Tensor) -> RolloutStorage:
+        """Return a storage that holds copies of the rollout of some environments only.
+
+        A sub-class's own buffers come along if they begin with ``(t, n)``.
+
+        Args:
+            env_ids: ``(R,)`` int64.
+        """
+        whole = (self.num_transitions_per_env, self.num_envs)
+
+        def cut(value: Any, dim: int) -> Any:
+            if isinstance(value, (list, tuple)):
+                return type(value)(cut(part, dim) for part in value)
+            if isinstance(value, TensorDict):
+                return value[:, env_ids] if value.batch_size == whole else value
+            if not isinstance(value, torch.Tensor) or value.dim() <= dim:
+                return value
+            return value.index_select(dim, env_ids) if (value.shape[0], value.shape[dim]) == whole else value
+
+        part = copy.copy(self)
+        # Ordinary tensors even within inference mode, for an update learns from them.
+        with torch.inference_mode(False):
+            for name, value in vars(self).items():
+                # Memories are (t, l, n, h).
+                setattr(part, name, cut(value, 2 if name.startswith("saved_hidden_state") else 1))
+        part.num_envs = len(env_ids)
+        part._observation_buffers = dict(part.observations.items())
+        return part
 
     def generator(self) -> Iterator[Batch]:
         """Yield one batch per step, in order, for distillation.

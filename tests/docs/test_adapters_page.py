@@ -55,7 +55,7 @@ def test_its_files_are_those_that_it_lists(source: Path):
 def test_its_contract_tests_pass_and_are_as_many_as_it_says(package: Path):
     result = run(package, "pytest", "-q", "-p", "no:cacheprovider", "test_my_sim.py")
     assert result.returncode == 0, result.stdout
-    assert "sixteen tests" in PAGE and "16 passed" in result.stdout
+    assert "seventeen tests" in PAGE and "17 passed" in result.stdout
 
 
 def test_its_commands_work(package: Path):

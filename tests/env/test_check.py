@@ -689,6 +689,22 @@ class SameLogValues(SameLogDict):
         return obs, rewards, dones, extras | {"log": {k: v.clone() for k, v in extras["log"].items()}}
 
 
+# Resetting some.
+
+
+class ResetsEverybody(BrokenEnv):
+    def reset_envs(self, env_ids: torch.Tensor) -> bool:
+        return super().reset_envs(torch.arange(self.num_envs))
+
+
+class ForgetsTheirAges(BrokenEnv):
+    def reset_envs(self, env_ids: torch.Tensor) -> bool:
+        ages = self.episode_length_buf
+        super().reset_envs(env_ids)
+        self.episode_length_buf = ages
+        return True
+
+
 # State.
 
 
@@ -786,6 +802,8 @@ CASES: list[tuple[Callable[[], VecEnv], str, str]] = [
     (NanFinalObs, "not-finite", "final_obs['policy']"),
     (SameLogDict, "log-stale", "log"),
     (SameLogValues, "log-stale", "log"),
+    (ResetsEverybody, "reset-envs-others", "reset_envs()"),
+    (ForgetsTheirAges, "reset-envs-without-effect", "reset_envs()"),
     (ForgetsRandomState, "state-not-restored", "load_state_dict()"),
     (StateWithoutLoad, "state-not-restored", "load_state_dict()"),
     (NumpyState, "state-not-plain", "state_dict()['velocities'][0] (a ndarray)"),
@@ -822,6 +840,14 @@ def test_an_environment_that_never_ends_is_reported_as_not_examined() -> None:
 )
 def test_a_correct_environment_has_no_problem(options: dict[str, Any]) -> None:
     assert check_env(PointEnv(**options)) == []
+
+
+def test_an_environment_need_not_be_able_to_reset_some() -> None:
+    class AllOrNone(PointEnv):
+        def reset_envs(self, env_ids: torch.Tensor) -> bool:
+            return False
+
+    assert check_env(AllOrNone()) == []
 
 
 def test_limits_may_differ_between_environments() -> None:

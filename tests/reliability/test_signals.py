@@ -2,6 +2,9 @@
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import point_lab
@@ -112,6 +115,61 @@ def test_somebody_elses_exit_is_not_taken_for_a_signals():
         assert status_of(SystemExit(code)) is None
     with pytest.raises(KeyboardInterrupt):
         leave(signal.SIGINT)
+
+
+RANK = """
+import os, signal, sys
+import torch
+from small_configs import ppo_cfg
+from sim_rl_plugin.runners import OnPolicyRunner
+from sim_rl_plugin.testing import PointEnv
+
+rank, env, calls = int(os.environ["RANK"]), PointEnv(seed=int(os.environ["RANK"])), 0
+step = env.step
+
+def counted(actions):
+    global calls
+    calls += 1
+    if calls == 20 and rank == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(actions)
+
+env.step = counted
+runner = OnPolicyRunner(env, ppo_cfg(), sys.argv[1])
+try:
+    runner.learn(10)
+except SystemExit as error:
+    print("stopped", runner.completed_iterations, error.code)
+torch.distributed.barrier()  # the checkpoint is the first one's to write
+resumed = OnPolicyRunner(PointEnv(seed=10 + rank), ppo_cfg(), sys.argv[1])
+before = resumed.env.position.clone()
+resumed.resume(sys.argv[1] + "/model_1.pt")
+print("resumed", resumed.completed_iterations, bool((resumed.env.position == before).all()))
+"""
+
+
+def test_all_processes_of_a_training_stop_as_soon_as_one_is_signalled(tmp_path):
+    """And each resumes with episodes of its own: the checkpoint holds those of the first process."""
+    root = Path(__file__).parents[2]
+    path = os.pathsep.join(str(folder) for folder in (root, root / "adapters", root / "tests"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    environ = {**os.environ, "PYTHONPATH": path, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(tmp_path)],
+            env={**environ, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in ranks:
+        output, errors = process.communicate(timeout=300)
+        assert output.splitlines() == ["stopped 2 143", "resumed 2 True"], errors
+        assert "episodes start afresh" in errors
 
 
 @pytest.fixture

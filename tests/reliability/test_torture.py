@@ -20,6 +20,7 @@ def test_a_training_that_is_killed_again_and_again_ends_like_one_that_was_not(tm
     assert torture.killed.total() == 4
     assert torture.checked > 4
     assert torture.broken == []
+    assert not list((tmp_path / "cut").glob(".unfinished*"))
     assert torture.differences() == []
     # The comparison sees what is different: one bit of one parameter, one value of one row.
     table = tmp_path / "cut" / "metrics.csv"

@@ -117,7 +117,7 @@ def test_what_is_no_teacher_is_one_message(teachers, changes: dict, message: str
 
 def test_a_teacher_of_another_robot_is_refused(teachers):
     cfg = {**distillation_cfg(), "init_from": str(teachers / "mlp")}
-    with pytest.raises(ValueError, match="another robot: observation group 'policy' has size 3"):
+    with pytest.raises(ValueError, match="another robot: term 'position' of group 'policy' has 3 values"):
         DistillationRunner(PointEnv(num_actions=3), cfg).learn(1)
 
 

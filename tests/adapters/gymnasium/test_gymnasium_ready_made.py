@@ -442,3 +442,37 @@ def test_nobody_elses_environments_are_recognised():
 
     assert sim_rl_wrap_env(PointEnv()) is None
     assert sim_rl_wrap_env(object()) is None
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("vectorization", [SyncVectorEnv, AsyncVectorEnv])
+def test_some_environments_are_reset_by_hand_and_the_others_go_on(vectorization: Any, mode: AutoresetMode) -> None:
+    def opened() -> GymnasiumVecEnv:
+        return GymnasiumVecEnv(vectorization([Walk] * 3, autoreset_mode=mode), max_episode_length=LIMIT, seed=2)
+
+    env, untouched = opened(), opened()
+    try:
+        actions = torch.full((3, 1), 0.3)
+        for _ in range(2):
+            env.step(actions)
+            untouched.step(actions)
+        assert env.reset_envs(torch.tensor([1]))
+        assert env.episode_length_buf.tolist() == [2, 0, 2]
+        obs, other = env.get_observations()["policy"], untouched.get_observations()["policy"]
+        assert torch.equal(obs[[0, 2]], other[[0, 2]])
+        assert float(obs[1, 1]) == 0.0  # its age
+        assert abs(float(obs[1, 0])) <= 0.5
+        ours, theirs = env.step(actions)[0]["policy"], untouched.step(actions)[0]["policy"]
+        assert torch.equal(ours[[0, 2]], theirs[[0, 2]])
+        assert float(ours[1, 0]) == pytest.approx(float(obs[1, 0]) + 0.06)
+    finally:
+        env.close()
+        untouched.close()
+
+
+def test_an_environment_that_resets_all_or_none_says_so() -> None:
+    inner = Foreign(AutoresetMode.NEXT_STEP)
+    env = as_vec_env(inner)
+    before = inner.num_resets
+    assert not env.reset_envs(torch.tensor([1]))
+    assert inner.num_resets == before

@@ -303,3 +303,26 @@ def test_terms_that_are_not_concatenated_are_groups_of_their_own() -> None:
     names = [f"actor.{name}" for name in env.unwrapped.observation_manager.active_terms["actor"]]
     assert sorted(obs.keys()) == sorted([*names, "critic"])
     assert codes_and_places(env) == set()
+
+
+@pytest.mark.parametrize("auto_reset", [False, True])
+def test_some_environments_are_reset_out_of_nan_and_the_others_stay_as_they_are(auto_reset: bool) -> None:
+    env = MjlabVecEnv(make_env(GO1, auto_reset=auto_reset), reset=True)
+    for action in actions_for(env.unwrapped, 4):
+        env.step(action)
+    before, ages = env.get_observations(), env.episode_length_buf.clone()
+    physics = env.unwrapped.sim.data
+    for name in ("qpos", "qvel", "qacc_warmstart", "ctrl"):
+        getattr(physics, name)[1] = torch.nan
+    others = torch.arange(env.num_envs) != 1
+    qpos = physics.qpos[others].clone()
+    assert env.reset_envs(torch.tensor([1]))
+    assert int(env.episode_length_buf[1]) == 0
+    assert torch.equal(env.episode_length_buf[others], ages[others])
+    assert torch.equal(physics.qpos[others], qpos)
+    for name, values in env.get_observations().items():
+        assert torch.isfinite(values).all()
+        assert torch.equal(values[others], before[name][others])
+    for action in actions_for(env.unwrapped, 10):
+        obs, rewards, _, _ = env.step(action)
+        assert all(bool(torch.isfinite(values).all()) for values in (*obs.values(), rewards))

@@ -71,7 +71,7 @@ def test_tuned_parameters_become_settings() -> None:
     assert settings["algorithm"] == {
         "class_name": "PPO",
         "learning_rate": 1e-3,
-        "schedule": "fixed",
+        "schedule": "adaptive",
         "desired_kl": 0.01,
         "gamma": 0.995,
         "lam": 0.95,
@@ -99,12 +99,11 @@ def test_a_batch_that_cannot_be_divided_is_one_iteration() -> None:
     assert settings["algorithm"]["num_mini_batches"] == 3
 
 
-def test_limits_schedules_and_clipping_that_a_task_sets_are_taken_over() -> None:
+def test_limits_divergence_and_clipping_that_a_task_sets_are_taken_over() -> None:
     from sim_rl_mjx.tuned import translate
 
     own = {
         "max_grad_norm": 1.0,
-        "learning_rate_schedule": "ADAPTIVE_KL",
         "desired_kl": 0.02,
         "vf_loss_coefficient": 1.0,
     }

@@ -404,3 +404,30 @@ def test_a_state_without_common_types_is_stored_as_integers() -> None:
     for name, leaf in tree.items():
         assert back[name].dtype == leaf.dtype
         assert np.asarray(back[name]).tobytes() == np.asarray(leaf).tobytes()
+
+
+# Resetting some
+
+
+@pytest.mark.parametrize("full_reset", [False, True])
+def test_some_environments_are_reset_out_of_any_state_and_the_others_go_on(full_reset: bool) -> None:
+    with (
+        open_line(num_envs=3, full_reset=full_reset, seed=4) as env,
+        open_line(num_envs=3, full_reset=full_reset, seed=4) as untouched,
+    ):
+        actions = actions_for(env, 3)
+        assert_equal(play(env, actions[:2]), play(untouched, actions[:2]))
+        state = env._carry.state
+        broken = state.data.at[1].set(jnp.nan)
+        info = {**state.info, "last_act": state.info["last_act"].at[1].set(jnp.nan)}
+        env._carry = env._carry._replace(state=state.replace(data=broken, obs=state.obs, info=info))
+        assert env.reset_envs(torch.tensor([1]))
+        obs, other = env.get_observations(), untouched.get_observations()
+        assert env.episode_length_buf.tolist() == [2, 0, 2]
+        for name in obs.keys():
+            assert torch.equal(obs[name][[0, 2]], other[name][[0, 2]])
+        ours, theirs = env.step(actions[2]), untouched.step(actions[2])
+        for name in obs.keys():
+            assert torch.isfinite(ours[0][name]).all()
+            assert torch.equal(ours[0][name][[0, 2]], theirs[0][name][[0, 2]])
+        assert not ours[2].any()

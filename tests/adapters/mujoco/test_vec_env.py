@@ -238,3 +238,20 @@ def test_an_unknown_camera_is_refused_before_training() -> None:
         open_task("Ant", num_envs=1, render=True, render_camera="trak"),
     ):
         pass
+
+
+def test_some_environments_are_reset_out_of_any_state_and_the_others_go_on() -> None:
+    with open_task("Ant", num_envs=4, seed=1) as env, open_task("Ant", num_envs=4, seed=1) as untouched:
+        before, after = actions_for(env, 5), actions_for(env, 5, seed=1)
+        assert_equal(play(env, before), play(untouched, before))
+        env.engine.states[[0, 2], 5:] = np.nan
+        assert env.reset_envs(torch.tensor([0, 2]))
+        obs = env.get_observations()["policy"]
+        assert env.episode_length_buf.tolist() == [0, 5, 0, 5]
+        assert torch.isfinite(obs).all()
+        assert torch.equal(obs[[1, 3]], untouched.get_observations()["policy"][[1, 3]])
+        for action in after:
+            ours, theirs = env.step(action), untouched.step(action)
+            assert torch.equal(ours[0]["policy"][[1, 3]], theirs[0]["policy"][[1, 3]])
+            assert torch.isfinite(ours[0]["policy"]).all()
+            assert "diverged" not in ours[3]["log"]
