@@ -8,13 +8,14 @@ PEER := .venv-peer/bin
 # Training runs write here.
 RUNS ?= runs
 
-.PHONY: help train test lint types bench torture parity extras gpu docs clean
+.PHONY: help train test lint types bench torture fuzz parity extras gpu docs clean
 
 help:
 	@echo "make train    train the default robot on the CPU, evaluate it, film it"
 	@echo "make test     lint, types and tests"
 	@echo "make bench    the benchmarks, peers beside us (long)"
 	@echo "make torture  a training killed 50 times, and one of 100,000 iterations (long)"
+	@echo "make fuzz     wrong input of every kind, by the thousand (long)"
 	@echo "make parity   the same numbers as rsl_rl 5.5.1, row by row"
 	@echo "make extras   every extra alone in a fresh environment (long, gigabytes)"
 	@echo "make gpu      tests that need a CUDA device"
@@ -65,6 +66,9 @@ bench: .venv-peer/installed
 torture: $(VENV)/dev
 	$(BIN)/python benchmarks/torture.py --kills 50
 	$(BIN)/python benchmarks/long_run.py
+
+fuzz: $(VENV)/dev
+	$(BIN)/python benchmarks/fuzz.py --cases 1000
 
 parity: .venv-peer/installed
 	PARITY_REPORT=docs/parity.md $(PEER)/python -m pytest tests/parity -n auto

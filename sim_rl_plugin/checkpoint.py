@@ -24,15 +24,12 @@ from sim_rl_plugin.checkpoint_contents import check_contents
 from sim_rl_plugin.checkpoint_manifest import check_bytes, describe, read_manifest, seal
 from sim_rl_plugin.checkpoint_migrations import migrate_checkpoint
 from sim_rl_plugin.errors import UserError, os_errors_named
-from sim_rl_plugin.whole_file import whole_file
+from sim_rl_plugin.whole_file import remove_unfinished, whole_file
 
 BEST_FILE = "model_best.pt"
 """In a run folder: the checkpoint with the highest return of all evaluations while training."""
 
 _FILE_NAME = re.compile(r"model_(\d+)\.pt")
-
-# What ``whole_file`` calls the files that it writes beside these.
-_LEFTOVER = re.compile(r"\.model_(\d+|best)\.pt\..+")
 
 # What torch says of files that hold other objects, and of its format before 2018, which it cannot read safely.
 _UNSAFE = re.compile(
@@ -241,8 +238,7 @@ def set_aside_later_checkpoints(resumed: str | Path, folder: str | Path | None) 
             other = _FILE_NAME.fullmatch(file.name)
             if iteration is not None and other is not None and int(other[1]) > iteration:
                 file.replace(file.with_name(f"{file.name}.superseded"))
-            elif _LEFTOVER.fullmatch(file.name):
-                file.unlink()
+        remove_unfinished(resumed.parent)
     except OSError as error:
         raise UserError(f"cannot write to the run folder {folder}: {error.strerror or error}") from error
 

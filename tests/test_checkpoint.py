@@ -110,7 +110,7 @@ def test_a_folder_that_is_gone_is_made_again(tmp_path):
 
 def test_what_a_kill_left_half_written_is_removed_on_resume(tmp_path):
     save_checkpoint(tmp_path / "model_5.pt", CONTENTS)
-    for name in (".model_10.pt.x1y2z3", ".model_best.pt.abc", ".lock", ".model_notes.txt"):
+    for name in (".unfinished.model_10.pt.x1y2z3", ".unfinished.metrics.csv.abc", ".lock", ".model_notes.txt"):
         (tmp_path / name).write_bytes(b"half")
     checkpoint.set_aside_later_checkpoints(tmp_path / "model_5.pt", tmp_path)
     assert sorted(os.listdir(tmp_path)) == [".lock", ".model_notes.txt", "model_5.pt"]

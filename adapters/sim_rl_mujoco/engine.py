@@ -93,7 +93,7 @@ def load_model(path: Path) -> mujoco.MjModel:
     try:
         return mujoco.MjModel.from_xml_path(str(path))
     except (ValueError, OSError) as error:
-        raise UserError(f"the model {path} cannot be loaded: {error}") from error
+        raise UserError(f"the model {path} cannot be loaded: {' '.join(str(error).split())}") from error
 
 
 def _pass_warnings_on() -> None:

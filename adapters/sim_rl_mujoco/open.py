@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from sim_rl_mujoco.render import Camera
 from sim_rl_mujoco.task import MujocoTask, TaskDriver
 from sim_rl_mujoco.tasks import TASKS, canonical_name, task_names
 from sim_rl_mujoco.vec_env import MujocoVecEnv
+from sim_rl_plugin.config import check_arguments
 from sim_rl_plugin.errors import UserError, unknown_name
 
 
@@ -67,23 +67,28 @@ def open_task(
         UserError: The task, an option or the camera does not exist.
     """
     task = canonical_name(task)
-    driver = _driver(task, dict(task_options or {}))
+    with _blamed_on(task_options or {}, task):
+        driver = _driver(task, dict(task_options or {}))
     if observation_groups:
         if not isinstance(driver, GymnasiumTask):
             raise UserError(f"observation_groups: the task {task!r} makes its own groups, in its method `observations`")
         driver.add_observation_groups(observation_groups)
-    env = MujocoVecEnv(
-        driver,
-        # Without the path: a run folder that moved to another machine must still resume.
-        name=task.rpartition(":")[2],
-        num_envs=num_envs,
-        device=device,
-        seed=seed,
-        num_threads=num_threads,
-        max_episode_steps=max_episode_steps,
-        clip_actions=clip_actions,
-        camera=Camera(render_width, render_height, render_camera),
-    )
+    for name, value in (("render_width", render_width), ("render_height", render_height)):
+        if value < 1:
+            raise UserError(f"env.{name} must be at least 1, found {value}")
+    with _blamed_on(task_options or {}, task):
+        env = MujocoVecEnv(
+            driver,
+            # Without the path: a run folder that moved to another machine must still resume.
+            name=task.rpartition(":")[2],
+            num_envs=num_envs,
+            device=device,
+            seed=seed,
+            num_threads=num_threads,
+            max_episode_steps=max_episode_steps,
+            clip_actions=clip_actions,
+            camera=Camera(render_width, render_height, render_camera),
+        )
     try:
         if render:
             env.render()
@@ -101,13 +106,23 @@ def _driver(task: str, options: dict[str, Any]) -> Driver:
     cls = _load(task if own else TASKS[task])
     if own and not (isinstance(cls, type) and issubclass(cls, MujocoTask)):
         raise UserError(f"task {task!r} is not a class derived from sim_rl_mujoco.MujocoTask")
-    parameters = inspect.signature(cls).parameters
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        for name in options:
-            if name not in parameters:
-                raise unknown_name("option", f"task_options.{name}", [f"task_options.{known}" for known in parameters])
+    check_arguments(cls, options, "env.task_options")
     instance = cls(**options)
     return TaskDriver(instance, options) if own else instance
+
+
+@contextlib.contextmanager
+def _blamed_on(options: Mapping[str, Any], task: str) -> Iterator[None]:
+    """Turn what numbers out of range lead to in a built-in robot into one line; other tasks raise what they raise."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OverflowError, TypeError, ValueError) as error:
+        if not options or task not in TASKS:
+            raise
+        given = ", ".join(f"{name}: {value!r}" for name, value in options.items())
+        raise UserError(f"env.task_options: {task} cannot be made with {given} ({error})") from error
 
 
 def _load(target: str) -> Any:

@@ -151,7 +151,6 @@ class MujocoVecEnv(VecEnv):
         if len(rows):
             self.driver.reset(rows)
             self._observations = self.driver.observations_after_reset(self._observations, rows)
-            self._require_finite(self._observations)
             ages = self._episode_length.clone()
             ages[env_ids] = 0
             self._episode_length = ages

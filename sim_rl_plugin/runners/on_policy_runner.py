@@ -162,7 +162,7 @@ class OnPolicyRunner:
                     is_over = is_stopped or self.reached_return is not None or failure is not None
                     if self._writes_checkpoints:
                         self._save_into_run_folder(iteration, is_last=is_over or iteration == end - 1)
-                    if failure is not None:
+                    if failure := failure or self.logger.failure:  # the log is brought to disk with the checkpoint
                         raise failure
                     self.interrupted = is_stopped
                     if is_over:
@@ -361,10 +361,10 @@ class OnPolicyRunner:
         check_layout(part_of(contents, "layout"), self.env)
         with explained(path):
             load_iteration = self.alg.load(contents, load_cfg, strict)
+            if load_iteration:
+                self.current_learning_iteration = contents["iter"]
+                self.completed_iterations = contents["iter"] + 1
         self._has_loaded = True
-        if load_iteration:
-            self.current_learning_iteration = contents["iter"]
-            self.completed_iterations = contents["iter"] + 1
         return load_iteration
 
     def resume(self, path: str, *, trust: bool = False) -> None:

@@ -23,6 +23,7 @@ from sim_rl_plugin import distributed
 from sim_rl_plugin.algorithms.algorithm import Algorithm, DivergedUpdate
 from sim_rl_plugin.checkpoint import plain_settings
 from sim_rl_plugin.config.nan_quarantine import QuarantineSettings
+from sim_rl_plugin.config.signature import check_value
 from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.env.terms import observation_terms
 from sim_rl_plugin.errors import UserError
@@ -192,7 +193,11 @@ class Quarantine(Guard):
 
     def load_state_dict(self, state: dict[str, Any], same_episodes: bool) -> None:
         """Continue from ``state_dict``; ``same_episodes`` as for ``PPO.load_training_state``."""
+        for key in ("failures", "events"):
+            check_value(int, state.get(key), f"quarantine.{key}")
         self._failures, self._events = state["failures"], state["events"]
+        if state["recovering"].dtype != torch.bool:
+            raise UserError(f"quarantine.recovering: expected flags, found {state['recovering'].dtype}")
         if same_episodes and state["recovering"].shape == self._recovering.shape:
             self._recovering = state["recovering"].to(self._device)
             self._any_recovering = bool(self._recovering.any())

@@ -1,9 +1,14 @@
 """What a user can type wrong, command by command: one message on stderr, status 2, nothing written."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
 
 LAB = ("--sim", "lab", "--task", "Reach")
 SHORT = ("--no-video", "--eval-episodes", 0, "--max-iterations", 1)
@@ -59,6 +64,8 @@ CASES = [
     (("pipeline", "run", "list.yaml"), "list.yaml:1: expected a mapping"),
     (("checkpoint", "show", "missing"), "missing"),
     (("checkpoint", "convert", "file", "new.pt"), "file"),
+    (("replay", "missing"), "missing"),
+    (("replay", "file"), "file"),
     # Numbers
     (("train", *LAB, "--num-envs", "0"), "'--num-envs': 0 is not in the range x>=1"),
     (("train", *LAB, "--num-envs", "many"), "'--num-envs': 'many' is not a valid integer"),
@@ -160,3 +167,29 @@ def test_whatever_else_the_system_refuses_is_one_line_too(folder, sim_rl, monkey
     monkeypatch.setattr("sim_rl_plugin.cli.list._describe", refuse)
     result = sim_rl("list")
     assert (result.exit_code, result.stderr) == (2, "error: somewhere/else: Permission denied\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["eval", "bomb.pt"], "loading that could run code, so it was not read"),
+        (["train", "--task", "Ant", "--config", "bomb.yaml"], "python/object/apply:os.system"),
+        (["train", "--task", "Ant", "algorithm.learning_rat=1"], "did you mean 'algorithm.learning_rate'?"),
+    ],
+)
+def test_in_a_process_of_its_own(arguments, message, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.system, ("touch executed",)
+
+    torch.save({"actor_state_dict": Bomb()}, tmp_path / "bomb.pt")
+    (tmp_path / "bomb.yaml").write_text("seed: !!python/object/apply:os.system ['touch executed']\n")
+    path = os.pathsep.join([str(ROOT), str(ROOT / "adapters")])
+    result = subprocess.run(
+        [sys.executable, "-m", "sim_rl_plugin", *arguments],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (result.returncode, result.stdout) == (2, ""), result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ") and message in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bomb.pt", "bomb.yaml"]

@@ -248,4 +248,4 @@ def test_a_disk_that_is_full_ends_the_training_with_one_line(lab, monkeypatch):
     assert "No space left on device" in result.stderr
     assert (Path("run") / "model_0.pt").read_bytes() == before
     assert {path.name for path in Path("run").glob("*.pt*")} == {"model_0.pt"}
-    assert not list(Path("run").glob(".*.pt.*"))
+    assert not list(Path("run").glob(".unfinished*"))

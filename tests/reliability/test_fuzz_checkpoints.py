@@ -171,7 +171,7 @@ def test_the_legacy_format_of_torch_is_read(good: Path, tmp_path: Path):
 # Contents
 
 
-@short(25)
+@short(15)
 @given(data=st.data())
 def test_mutated_contents(data: st.DataObject, good: Path, tmp_path_factory):
     contents = torch.load(good / "model_1.pt", weights_only=True)
@@ -180,7 +180,7 @@ def test_mutated_contents(data: st.DataObject, good: Path, tmp_path_factory):
     _use(path, "checkpoint, contents")
 
 
-@short(25)
+@short(15)
 @given(data=st.data())
 def test_mutated_tensors(data: st.DataObject, good: Path, tmp_path_factory):
     contents = torch.load(good / "model_1.pt", weights_only=True)

@@ -69,7 +69,7 @@ ISAAC_LAB = {
 }  # fmt: skip
 MJLAB = {
     **ppo_cfg(), "experiment_name": "go1_velocity", "run_name": "", "wandb_tags": (), "upload_model": True,
-    "actor": {**MLP, "cnn_cfg": None, "distribution_cfg": {"class_name": "GaussianDistribution", "init_std": 1.0}},
+    "actor": {**MLP, "distribution_cfg": {"class_name": "GaussianDistribution", "init_std": 1.0}},
 }  # fmt: skip
 PLAYGROUND = {
     "num_timesteps": 100_000_000, "num_evals": 10, "reward_scaling": 1.0, "unroll_length": 20, "num_minibatches": 32,

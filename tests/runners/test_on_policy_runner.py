@@ -35,9 +35,11 @@ def test_signatures_are_rsl_rls():
     assert names(OnPolicyRunner.__init__) == ["env", "train_cfg", "log_dir", "device"]
     assert names(OnPolicyRunner.learn) == ["num_learning_iterations", "init_at_random_ep_len"]
     assert names(OnPolicyRunner.save) == ["path", "infos"]
-    assert names(OnPolicyRunner.load) == ["path", "load_cfg", "strict", "map_location"]
     assert names(OnPolicyRunner.get_inference_policy) == ["device"]
     assert names(OnPolicyRunner.export_policy_to_jit) == ["path", "filename"]
+    *rsl_rls, ours = inspect.signature(OnPolicyRunner.load).parameters.values()
+    assert [parameter.name for parameter in rsl_rls] == ["self", "path", "load_cfg", "strict", "map_location"]
+    assert (ours.name, ours.kind, ours.default) == ("trust", ours.KEYWORD_ONLY, False)
     *rsl_rls, ours = inspect.signature(OnPolicyRunner.export_policy_to_onnx).parameters.values()
     assert [parameter.name for parameter in rsl_rls] == ["self", "path", "filename", "verbose"]
     assert (ours.name, ours.kind, ours.default) == ("dynamic_batch", ours.KEYWORD_ONLY, False)

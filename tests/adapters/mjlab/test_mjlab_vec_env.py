@@ -272,6 +272,17 @@ def test_what_terminates_at_the_limit_is_no_time_out(auto_reset: bool) -> None:
     assert extras["time_outs"].tolist() == [False, False, True, False]
 
 
+def test_assigned_ages_are_a_copy() -> None:
+    env = by_hand(CARTPOLE)
+    ages = torch.tensor([3, 0, 1, 2])
+    env.episode_length_buf = ages
+    env.step(torch.zeros(4, 1))
+
+    # mjlab counts in place.
+    assert env.episode_length_buf.tolist() == [4, 1, 2, 3]
+    assert ages.tolist() == [3, 0, 1, 2]
+
+
 def test_actions_are_clipped_as_mjlabs_wrapper_does() -> None:
     theirs = RslRlVecEnvWrapper(make_env(CARTPOLE), clip_actions=0.5)
     env = MjlabVecEnv.around(theirs)

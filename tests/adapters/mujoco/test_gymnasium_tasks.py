@@ -144,7 +144,7 @@ def test_names_of_gymnasium_are_accepted_and_typos_get_a_suggestion() -> None:
     with pytest.raises(UserError, match="unknown task 'Ant-v4'"), open_task("Ant-v4", num_envs=1):
         pass
     with (
-        pytest.raises(UserError, match=r"did you mean 'task_options.reset_noise_scale'"),
+        pytest.raises(UserError, match=r"did you mean 'env.task_options.reset_noise_scale'"),
         open_task("Ant", num_envs=1, task_options={"reset_noise": 0.0}),
     ):
         pass

@@ -184,7 +184,7 @@ def test_mistakes_name_what_to_change(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message), open_task(task, num_envs=1):
             pass
     with (
-        pytest.raises(UserError, match=r"did you mean 'task_options\.noise'"),
+        pytest.raises(UserError, match=r"did you mean 'env.task_options.noise'"),
         open_task(TASK, num_envs=1, task_options={"nois": 1.0}),
     ):
         pass
