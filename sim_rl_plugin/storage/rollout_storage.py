@@ -147,8 +147,8 @@ class RolloutStorage:
     def add_transition(self, transition: Transition) -> None:
         """Copy one step into the buffers.
 
-        A transition without ``values`` or ``actions_log_prob`` leaves that buffer as it is: an algorithm may
-        compute them once the rollout is complete.
+        A transition without ``values`` leaves that buffer as it is: an algorithm may evaluate the
+        critic once the rollout is complete.
 
         Raises:
             OverflowError: The storage is full; call ``clear`` first.
@@ -177,11 +177,11 @@ class RolloutStorage:
         self.step += 1
 
     def _add_policy_terms(self, transition: Transition) -> None:
-        assert transition.distribution_params is not None
+        log_prob = transition.actions_log_prob
+        assert transition.distribution_params is not None and log_prob is not None
         if transition.values is not None:
             self.values[self.step].copy_(transition.values)
-        if transition.actions_log_prob is not None:
-            self.actions_log_prob[self.step].copy_(transition.actions_log_prob.view(-1, 1))
+        self.actions_log_prob[self.step].copy_(log_prob.view(-1, 1))
 
     def _add_distribution_params(self, params: tuple[torch.Tensor, ...]) -> None:
         if self.distribution_params is None:

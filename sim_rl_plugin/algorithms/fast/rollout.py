@@ -40,7 +40,7 @@ class PerceptronRollout:
         return self
 
     def act(self, obs: TensorDict) -> torch.Tensor:
-        """Do what ``PPO.act`` does, but for the log-density of the actions, which ``finish`` computes."""
+        """Do what ``PPO.act`` does where the critic waits."""
         algorithm = self._algorithm
         distribution: Any = algorithm._raw_actor.distribution
         mean_na = torch.empty(len(obs), distribution.output_dim)
@@ -48,17 +48,14 @@ class PerceptronRollout:
         distribution.update(mean_na)
         transition = algorithm.transition
         transition.observations = obs
-        transition.actions = distribution.sample()
+        actions = transition.actions = distribution.sample()
+        transition.actions_log_prob = distribution.log_prob(actions)
         transition.distribution_params = distribution.params
-        return transition.actions
+        return actions
 
     def finish(self) -> None:
-        """Fill the storage with the log-densities of all actions and the values of all observations."""
+        """Fill the storage with the values of all observations."""
         storage = self._algorithm.storage
-        distribution: Any = self._algorithm._raw_actor.distribution
-        assert storage.distribution_params is not None
-        distribution.update(storage.distribution_params[0].flatten(0, 1))
-        storage.actions_log_prob.flatten().copy_(distribution.log_prob(storage.actions.flatten(0, 1)))
         groups = [storage.observations[group].flatten(0, 1) for group in self._critic.model.obs_groups]
         self._critic.run(groups, storage.values.flatten(0, 1))
 
