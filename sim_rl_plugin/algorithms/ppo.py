@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from tensordict import TensorDict
@@ -16,9 +16,7 @@ from torch import nn
 from sim_rl_plugin import distributed
 from sim_rl_plugin.algorithms.algorithm import Algorithm, overrides
 from sim_rl_plugin.algorithms.construction import Construction
-from sim_rl_plugin.algorithms.fast.rollout import PerceptronRollout
 from sim_rl_plugin.algorithms.fast.selection import FastPaths, choose
-from sim_rl_plugin.algorithms.fast.update import PerceptronUpdate
 from sim_rl_plugin.algorithms.losses import adapted_learning_rate, surrogate_loss, value_loss
 from sim_rl_plugin.algorithms.mini_batches import MiniBatch, MiniBatches, from_generator
 from sim_rl_plugin.algorithms.optimizer import (
@@ -42,6 +40,10 @@ from sim_rl_plugin.models import CNNModel, MLPModel
 from sim_rl_plugin.models.compilation import compile_model
 from sim_rl_plugin.models.memory import memory_of, restore_memory
 from sim_rl_plugin.storage import RolloutStorage
+
+if TYPE_CHECKING:
+    from sim_rl_plugin.algorithms.fast.rollout import PerceptronRollout
+    from sim_rl_plugin.algorithms.fast.update import PerceptronUpdate
 
 _CRITIC_CHUNK_SAMPLES = 8192
 """Rows the critic evaluates at once after a rollout: enough to be efficient, few enough to stay in cache."""
@@ -199,6 +201,8 @@ class PPO(Algorithm):
         return not (overridden or moving or mixing or self.critic.is_recurrent)
 
     def _fast_rollout(self) -> PerceptronRollout:
+        from sim_rl_plugin.algorithms.fast.rollout import PerceptronRollout  # imports numba
+
         if self._kept_rollout is None or not self._kept_rollout.fits():
             self._kept_rollout = PerceptronRollout(self)
         return self._kept_rollout.begin()
@@ -377,6 +381,8 @@ class PPO(Algorithm):
 
     def _fast_means(self) -> torch.Tensor:
         """Do what ``_plain_means`` does with passes written by hand."""
+        from sim_rl_plugin.algorithms.fast.update import PerceptronUpdate  # imports numba
+
         if self._fast_update is None or not self._fast_update.fits():
             self._fast_update = PerceptronUpdate(self)
         return self._fast_update.run()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +16,7 @@ from tensordict import TensorDict
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sim_rl_plugin.algorithms import PPO
-from sim_rl_plugin.algorithms.fast import kernels, threads
+from sim_rl_plugin.algorithms.fast import kernels, perceptron, selection, threads
 from sim_rl_plugin.algorithms.losses import adapted_learning_rate, adapted_rate
 from sim_rl_plugin.algorithms.optimizer import build_optimizer, load_portable_state_dict
 from sim_rl_plugin.errors import UserError
@@ -253,6 +255,22 @@ def test_what_somebody_changed_is_used(change: Callable[[PPO], Any], reason: str
     change(algorithm)
     assert not algorithm.fast_paths.update
     assert reason in algorithm.fast_paths.reasons["update"]
+
+
+def test_the_table_of_activations_is_complete():
+    assert perceptron.ACTIVATIONS.keys() == selection._ACTIVATIONS
+
+
+def test_the_plain_path_is_taken_where_numba_has_nowhere_to_write(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(selection, "_against_numba", lambda: ["numba cannot be used: no locator"])
+    algorithm = build(True)
+    assert "numba cannot be used" in algorithm.fast_paths.reasons["update"]
+    iterate(algorithm, 1)
+
+
+def test_numba_is_imported_when_it_is_needed():
+    script = "import sys, sim_rl_plugin.runners; print('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "False\n"
 
 
 class Counter(TorchDispatchMode):

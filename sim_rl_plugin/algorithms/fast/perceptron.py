@@ -93,20 +93,13 @@ def _times_slope(rows: Rows, bias_gradient: torch.Tensor) -> None:
     bias_gradient.add_(rows.gradient.sum(0, dtype=torch.float32))
 
 
-_ACTIVATIONS: dict[type[nn.Module], Activation] = {
+ACTIVATIONS: dict[type[nn.Module], Activation] = {
     nn.ELU: Activation(_elu, _elu_backward),
     nn.ReLU: Activation(_relu, _times_slope),
     nn.Tanh: Activation(_tanh, _times_slope),
     nn.Sigmoid: Activation(_sigmoid, _times_slope),
     nn.SiLU: Activation(_silu, _times_slope),
 }
-
-
-def find_activation(module: nn.Module) -> Activation | None:
-    """Return an activation that is known here, or None."""
-    if type(module) is nn.ELU and module.alpha != 1.0:
-        return None
-    return _ACTIVATIONS.get(type(module))
 
 
 class Sizes(NamedTuple):
@@ -134,15 +127,13 @@ class Perceptron:
         """Allocate the buffers.
 
         Args:
-            mlp: Linear layers, all with a bias, and activations between them that ``find_activation`` knows.
+            mlp: Linear layers, all with a bias, and between them activations of ``ACTIVATIONS``.
             num_rows: Most rows of a chunk.
             dtype: Type of the products: float32, or bfloat16 for mixed precision.
         """
         modules: list[Any] = list(mlp)
         self.num_rows, self.dtype = num_rows, dtype
-        found = [find_activation(module) for module in modules[1::2]]
-        self._activations = [activation for activation in found if activation is not None]
-        assert len(self._activations) == len(found)
+        self._activations = [ACTIVATIONS[type(module)] for module in modules[1::2]]
         widths = [linear.out_features for linear in modules[0::2]]
         # A tensor made in inference mode could not be written to outside of it.
         with torch.inference_mode(False):

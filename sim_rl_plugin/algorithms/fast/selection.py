@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,6 @@ import torch
 from torch import nn
 
 from sim_rl_plugin.algorithms.algorithm import overrides
-from sim_rl_plugin.algorithms.fast.perceptron import find_activation
 from sim_rl_plugin.models import MLPModel, RNNModel
 from sim_rl_plugin.modules import MLP, RNN, EmpiricalNormalization, GaussianDistribution
 from sim_rl_plugin.storage import RolloutStorage
@@ -41,6 +41,9 @@ class FastPaths:
         return f"fast paths: {', '.join(f'{name} {state}' for name, state in states.items())}"
 
 
+_ACTIVATIONS = {nn.ELU, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.SiLU}
+
+
 def choose(algorithm: PPO) -> FastPaths:
     """Return which paths an algorithm takes as it is now."""
     shared = next(_against_both(algorithm), None)
@@ -68,6 +71,17 @@ def _against_both(algorithm: PPO) -> Iterator[str]:
         yield "the critic has a distribution"
     for name, model in models.items():
         yield from _against_model(name, model)
+    yield from _against_numba()
+
+
+@functools.cache
+def _against_numba() -> list[str]:
+    """Return why the kernels cannot be compiled; numba is imported only where nothing else speaks against it."""
+    try:
+        from sim_rl_plugin.algorithms.fast import kernels  # noqa: F401
+    except (ImportError, RuntimeError) as error:  # numba raises the second where it finds no folder for compiled code
+        return [f"numba cannot be used: {' '.join(str(error).split())}"]
+    return []
 
 
 def _against_model(name: str, model: Any) -> Iterator[str]:
@@ -89,7 +103,7 @@ def _against_model(name: str, model: Any) -> Iterator[str]:
         if type(layer) is not nn.Linear or layer.bias is None:
             yield f"the {name} has a layer {type(layer).__name__}"
     for layer in layers[1::2]:
-        if find_activation(layer) is None:
+        if type(layer) not in _ACTIVATIONS or getattr(layer, "alpha", 1.0) != 1.0:
             yield f"the {name} has the activation {type(layer).__name__}"
     parameters = [p for part in (model.mlp, getattr(model, "rnn", None)) if part is not None for p in part.parameters()]
     if any(not p.requires_grad or p.dtype != torch.float32 or p._backward_hooks for p in parameters):
