@@ -156,6 +156,8 @@ class Engine:
         for name, value in (("num_envs", num_envs), ("num_threads", num_threads), ("num_substeps", num_substeps)):
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, found {value}")
+            if value is not None and value >= 2**31:  # what MuJoCo counts with
+                raise UserError(f"{name} must be less than 2**31, found {value}")
         self.model = model
         self.num_envs = num_envs
         self.num_substeps = num_substeps

@@ -60,10 +60,10 @@ class MujocoVecEnv(VecEnv):
             compiled: See ``Engine``.
 
         Raises:
-            UserError: A number is below 1.
+            UserError: A number is out of range.
         """
-        if max_episode_steps is not None and max_episode_steps < 1:
-            raise UserError(f"max_episode_steps must be at least 1, found {max_episode_steps}")
+        if max_episode_steps is not None and not 1 <= max_episode_steps < 2**31:
+            raise UserError(f"max_episode_steps must be at least 1 and less than 2**31, found {max_episode_steps}")
         self.name = name
         self.num_envs = num_envs
         self.device = torch.device(device)

@@ -78,7 +78,7 @@ class EnvironmentForm:
         """Check a tensor that holds one number per environment."""
         if not isinstance(value, torch.Tensor):
             raise self._error(where, value, f"a tensor of the shape ({self._num_envs},)")
-        if value.numel() != self._num_envs or value.is_complex():
+        if value.shape != (self._num_envs,) or value.is_complex():
             raise self._error(where, value, f"one number for each of {self._num_envs} environments")
 
     def _shapes(self, where: str, obs: Any) -> dict[str, tuple[int, ...]]:
