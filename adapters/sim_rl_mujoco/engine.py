@@ -151,13 +151,11 @@ class Engine:
                 compiled one if it is available.
 
         Raises:
-            UserError: A number is below 1, or the compiled loop was asked for and is not available.
+            UserError: A number is out of range, or the compiled loop was asked for and is not available.
         """
         for name, value in (("num_envs", num_envs), ("num_threads", num_threads), ("num_substeps", num_substeps)):
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, found {value}")
-            if value is not None and value >= 2**31:  # what MuJoCo counts with
-                raise UserError(f"{name} must be less than 2**31, found {value}")
+            if value is not None and not 1 <= value < 2**31:  # MuJoCo counts with 32 bits
+                raise UserError(f"{name} must be at least 1 and less than 2**31, found {value}")
         self.model = model
         self.num_envs = num_envs
         self.num_substeps = num_substeps

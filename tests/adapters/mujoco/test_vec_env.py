@@ -204,10 +204,22 @@ def test_actions_are_clipped_unless_told_otherwise() -> None:
         assert raw.step(big)[3]["log"]["reward_ctrl"] == pytest.approx(-0.1 * 6 * 9)
 
 
-def test_numbers_below_one_are_refused() -> None:
-    for options in ({"num_envs": 0}, {"num_envs": 1, "num_threads": 0}, {"num_envs": 1, "max_episode_steps": 0}):
-        with pytest.raises(UserError, match="must be at least 1, found 0"), open_task("Ant", **options):
-            pass
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_envs": 0},
+        {"num_threads": 0},
+        {"max_episode_steps": 0},
+        {"max_episode_steps": 2**31},
+        {"task_options": {"frame_skip": 2**31}},
+    ],
+)
+def test_numbers_out_of_range_are_refused(options: dict) -> None:
+    with (
+        pytest.raises(UserError, match="must be at least 1 and less than 2"),
+        open_task("Ant", **{"num_envs": 1} | options),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("backend", ["raycast", ""])
