@@ -2,7 +2,8 @@
 
 Every contender lives in a process of its own, and they take turns: a round is a few iterations of each. Ratios are
 taken inside a round, so that a load from outside weighs on both, and medians over the rounds are reported. rsl-rl-lib
-runs plain and compiled; the better one counts. Both sides get the same allocator settings and number of threads.
+runs plain and compiled, and on one thread beside all of them, for some of torch's operations are slower on several; the
+best of these counts. Both sides get the same allocator settings.
 
     python benchmarks/learner.py                       # all loads, all usable cores
     python benchmarks/learner.py --quick --threads 1   # a look: few rounds, one precision
@@ -86,9 +87,10 @@ def measure(name: str, load: Any, args: argparse.Namespace) -> dict[str, Any]:
 
     workers: dict[str, Worker] = {}
     for precision in args.precisions:
-        for side, mode, fast in contenders(args):
-            label = f"{side}{' compiled' if mode else ''}{'' if fast else ' plain'} {precision}"
-            workers[label] = Worker(name, load, side, precision == "mixed", mode, fast, args.threads)
+        for side, mode, fast, threads in contenders(args):
+            label = f"{side}{' compiled' if mode else ''}{'' if fast else ' plain'}"
+            label += f"{' 1 thread' if threads != args.threads else ''} {precision}"
+            workers[label] = Worker(name, load, side, precision == "mixed", mode, fast, threads)
     samples: dict[str, list[dict[str, float]]] = {label: [] for label in workers}
     try:
         first_s = {label: worker.run(1)["wall_s"] for label, worker in workers.items()}
@@ -112,11 +114,17 @@ def measure(name: str, load: Any, args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def contenders(args: argparse.Namespace) -> list[tuple[str, str | None, bool]]:
-    """Return side, compile mode, and whether fast paths are allowed."""
-    found: list[tuple[str, str | None, bool]] = [(OURS, None, True), (PEER, None, True)]
-    found += [(PEER, COMPILE_MODE, True)] if args.compiled else []
-    return found + ([(OURS, None, False)] if args.plain else [])
+def contenders(args: argparse.Namespace) -> list[tuple[str, str | None, bool, int]]:
+    """Return side, compile mode, whether fast paths are allowed, and threads."""
+    found: list[tuple[str, str | None, bool, int]] = [
+        (OURS, None, True, args.threads),
+        (PEER, None, True, args.threads),
+    ]
+    if args.threads > 1:
+        found.append((PEER, None, True, 1))
+    if args.compiled:
+        found.append((PEER, COMPILE_MODE, True, args.threads))
+    return found + ([(OURS, None, False, args.threads)] if args.plain else [])
 
 
 def summary(rounds: list[dict[str, float]], first_s: float) -> dict[str, float]:

@@ -182,11 +182,17 @@ def learner(results: dict[str, Any]) -> str:
             ours, theirs = load["contenders"][f"sim-rl {precision}"], load["contenders"][ratio["peer"]]
             lines.append(
                 f"| {name} | {precision} | {ours['wall_s']:.3f} | {theirs['wall_s']:.3f}"
-                f"{' (compiled)' if 'compiled' in ratio['peer'] else ''} | {ratio['wall_s']:.2f} "
+                f"{setting_of(ratio['peer'])} | {ratio['wall_s']:.2f} "
                 f"({ratio['cpu_s']:.2f}) | {ours['share_of_peak']:.0%} | {theirs['share_of_peak']:.0%} "
                 f"| {ours['peak_mib']:.0f} | {theirs['peak_mib']:.0f} |"
             )
     return "\n".join([*lines, *growth(results["growth"])]) + "\n\n![learner](../benchmarks/results/learner.png)\n"
+
+
+def setting_of(label: str) -> str:
+    """Return what is special about the peer's best setting, in brackets."""
+    special = label.removeprefix("rsl-rl-lib").rpartition(" ")[0].strip()
+    return f" ({special})" if special else ""
 
 
 def growth(results: dict[str, Any]) -> list[str]:
