@@ -43,12 +43,14 @@ def resolve_device(name: str) -> str:
 
 
 def prepare_process(config: RunConfig) -> None:
-    """Seed torch on every device, NumPy and Python; set torch's number of threads, and the allocator."""
+    """Seed torch on every device, NumPy and Python; set torch's threads and precision, and the allocator."""
     seed_everything(config.seed)
     if config.keep_freed_memory:
         keep_freed_memory()
     if config.torch_num_threads is not None:
         torch.set_num_threads(config.torch_num_threads)
+    if config.float32_matmul_precision is not None:
+        torch.set_float32_matmul_precision(config.float32_matmul_precision)
 
 
 @contextmanager
