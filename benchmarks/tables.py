@@ -30,10 +30,6 @@ with rsl_rl and the same seeds, environments and number of steps, and the target
 final returns. Seeds differ more than learners do at that length: one swings up late, or balances late, with either.
 CPU seconds are those of the process on all cores, imports and compilation included, evaluations not.
 
-That Playground's CartpoleBalance reaches its target, 900, is not shown yet. Its settings are meant for a GPU: an
-iteration costs 24 CPU seconds, and the longest training so far was cut off after 7 of 977 (0.43 million control steps,
-179 CPU seconds), with returns of 210, 248, 514, 319, 396, 285 and 230 after each.
-
 `make bench` runs Gymnasium's and MuJoCo's. The others need a simulator, each in an environment of its own:
 
 ```bash
