@@ -83,6 +83,7 @@ def sim_rl_commands() -> list[Entry]:
             "pipeline", "sim_rl_plugin.cli.pipeline:pipeline", "Train in several stages, such as teacher and student"
         ),
         Entry("eval", "sim_rl_plugin.cli.eval:evaluate_run", "Measure a trained policy over whole episodes"),
+        Entry("export", "sim_rl_plugin.cli.export:export", "Write a policy as ONNX, TorchScript or pt2, and check it"),
         Entry("play", "sim_rl_plugin.cli.play:play", "Show a trained policy as a video or in a window"),
         Entry("checkpoint", "sim_rl_plugin.cli.checkpoint:checkpoint", "Show, verify and convert checkpoints"),
         Entry("list", "sim_rl_plugin.cli.list:list_tasks", "List simulators and their tasks"),

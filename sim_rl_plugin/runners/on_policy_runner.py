@@ -36,7 +36,7 @@ from sim_rl_plugin.config.schema import EvaluationSettings, KeepCheckpoints
 from sim_rl_plugin.env import VecEnv, as_vec_env
 from sim_rl_plugin.env.form import EnvironmentForm
 from sim_rl_plugin.errors import UserError
-from sim_rl_plugin.export import write_onnx
+from sim_rl_plugin.export import export_policy_of
 from sim_rl_plugin.layout import check_layout, describe_layout
 from sim_rl_plugin.logging.logger import Logger
 from sim_rl_plugin.models.exported_policy import is_exported_policy
@@ -430,20 +430,21 @@ class OnPolicyRunner:
         return self.alg.get_policy().to(device)
 
     def export_policy_to_jit(self, path: str, filename: str = "policy.pt") -> None:
-        """Write the deterministic policy as TorchScript.
+        """Write the deterministic policy as TorchScript, if the file then acts as the policy.
 
         Args:
             path: Folder, created if needed.
             filename: Name of the file in it.
+
+        Raises:
+            ValueError: The file does not act as the policy, and was not kept.
         """
-        model = self.alg.get_policy().as_jit().to("cpu").eval()
-        os.makedirs(path, exist_ok=True)
-        torch.jit.script(model).save(os.path.join(path, filename))
+        export_policy_of(self, "torchscript", Path(path) / filename)
 
     def export_policy_to_onnx(
         self, path: str, filename: str = "policy.onnx", verbose: bool = False, *, dynamic_batch: bool = False
     ) -> None:
-        """Write the deterministic policy as one ONNX file, opset 18.
+        """Write the deterministic policy as one ONNX file, opset 18, if the file then acts as the policy.
 
         Args:
             path: Folder, created if needed.
@@ -453,15 +454,9 @@ class OnPolicyRunner:
                 that drives robots may read its sizes from the file.
 
         Raises:
-            ValueError: The packages for export are not installed.
+            ValueError: The packages for export are not installed, or the file does not act as the policy.
         """
-        try:
-            import onnxscript  # noqa: F401
-        except ImportError as error:
-            raise UserError('exporting to ONNX needs more packages: pip install "sim-rl-plugin[export]"') from error
-        model: Any = self.alg.get_policy().as_onnx(verbose=verbose).to("cpu").eval()
-        os.makedirs(path, exist_ok=True)
-        write_onnx(model, os.path.join(path, filename), verbose, dynamic_batch)
+        export_policy_of(self, "onnx", Path(path) / filename, dynamic_batch=dynamic_batch, verbose=verbose)
 
     def add_git_repo_to_log(self, repo_file_path: str) -> None:
         """Store the git state of the repository around this file with the run."""
