@@ -91,6 +91,7 @@ def sim_rl_commands() -> list[Entry]:
         Entry("check-env", "sim_rl_plugin.cli.check_env:check_env_command", "Check that an adapter keeps the contract"),
         Entry("replay", "sim_rl_plugin.cli.replay:replay", "Repeat the steps that led to NaN or infinity"),
         Entry("plot", "sim_rl_plugin.cli.plot:plot", "Draw the learning curves of one or many runs"),
+        Entry("report", "sim_rl_plugin.cli.report:report", "Write one HTML page about one or many runs"),
     ]
 
 
