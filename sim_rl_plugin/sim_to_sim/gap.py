@@ -14,10 +14,11 @@ from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.sim_to_sim.statistics import Behaviour
 from sim_rl_plugin.whole_file import write_text_whole
 
-DRIFT_ERRORS = 5.0
-"""Standard errors by which two means must differ to count as apart: of a few thousand pairs, none does by chance."""
+DRIFT_ERRORS = 6.0
+"""Standard errors by which two means must differ to count as apart: of ten episodes' tens of thousands of pairs, one
+in ten times does by chance, of more episodes' hardly ever."""
 
-_DRIFT_STEPS = 3
+_DRIFT_STEPS = 2
 _SHOWN = 12
 
 
@@ -26,7 +27,7 @@ def gap_between(first: Behaviour, second: Behaviour) -> dict[str, Any]:
 
     ``gap`` is the difference of two means in units of their standard deviation, the root of the mean of both
     variances. ``drifts_at_step`` is the control step of an episode from which the means over the environments differ
-    by more than ``DRIFT_ERRORS`` standard errors for three steps in a row; None if they never do.
+    by more than ``DRIFT_ERRORS`` standard errors for two steps in a row; None if they never do.
 
     Args:
         first: Where the policy was trained.
