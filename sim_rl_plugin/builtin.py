@@ -46,6 +46,13 @@ def sim_rl_log_writers() -> list[Entry]:
         Entry("tensorboard", "sim_rl_plugin.logging.tensorboard:TensorboardLogWriter", "TensorBoard event files"),
         Entry("csv", "sim_rl_plugin.logging.csv:CsvLogWriter", "metrics.csv in the run folder"),
         Entry(
+            "mlflow",
+            "sim_rl_plugin.logging.mlflow:MlflowLogWriter",
+            "MLflow",
+            requires=("mlflow",),
+            extra="sim-rl-plugin[mlflow]",
+        ),
+        Entry(
             "neptune",
             "sim_rl_plugin.logging.neptune:NeptuneLogWriter",
             "Neptune",
