@@ -14,8 +14,6 @@ from sim_rl_plugin.layout import check_layout, check_saved_layout
 from sim_rl_plugin.models.exported_policy import ExportedPolicy, is_exported_policy
 from sim_rl_plugin.run_folder import SavedRun, find_run, load_policy
 
-_NO_DESCRIPTION: dict[str, Any] = {"inputs": [{"groups": ["policy"]}]}
-
 
 @dataclass(frozen=True)
 class PolicySource:
@@ -81,18 +79,24 @@ def find_policy(path: Path, *, best: bool = False, trust: bool = False) -> Polic
         return PolicySource(run.checkpoint, run.settings, run.layout, run)
     if best:
         raise UserError(f"{path} is one policy, of which there is no best: give its run folder")
-    about = description_in(path)
-    found = about or _NO_DESCRIPTION
-    groups = tuple(group for entry in found["inputs"] for group in entry["groups"])
-    layout = None
-    if about is not None:
-        actions = about["actions"]
-        layout = {"observations": about["observations"], "num_actions": actions["size"]}
-        layout |= {"actions": actions["terms"]} if "terms" in actions else {}
-        check_saved_layout(layout, str(path))
-    settings = {key: found[key] for key in ("simulator", "task", "env") if found.get(key) is not None}
-    settings |= {"clip_actions": found["actions"]["clip"]} if about is not None else {}
-    return PolicySource(path, settings, layout, None, groups)
+    try:
+        return _exported(path, description_in(path))
+    except (AttributeError, LookupError, TypeError, json.JSONDecodeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{path}: its description is not one of sim-rl's: {reason}") from error
+
+
+def _exported(path: Path, about: dict[str, Any] | None) -> PolicySource:
+    """Return the policy of an exported file; without a description, one that reads the group ``policy``."""
+    if about is None:
+        return PolicySource(path, {}, None, None, ("policy",))
+    actions = about["actions"]
+    layout = {"observations": about["observations"], "num_actions": actions["size"]}
+    layout |= {"actions": actions["terms"]} if "terms" in actions else {}
+    check_saved_layout(layout, str(path))
+    settings = {key: about[key] for key in ("simulator", "task", "env") if about.get(key) is not None}
+    groups = tuple(group for entry in about["inputs"] for group in entry["groups"])
+    return PolicySource(path, settings | {"clip_actions": actions["clip"]}, layout, None, groups)
 
 
 def description_in(path: Path) -> dict[str, Any] | None:

@@ -79,6 +79,18 @@ def test_a_file_of_somebody_elses_takes_the_group_policy(run, sim_rl):
     assert "--map: theirs.pt does not tell the terms that the policy reads" in result.stderr
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"actions": {"size": 2}, "observations": 5}', '{"actions": 5}'])
+def test_a_description_of_another_kind_is_one_line(run, sim_rl, text):
+    import onnx
+
+    file = onnx.load(str(run.parent / "p.onnx"))
+    onnx.helper.set_model_props(file, {"sim_rl": text})
+    onnx.save(file, str(run.parent / "odd.onnx"))
+    result = sim_rl("eval", "odd.onnx")
+    assert (result.exit_code, result.stderr.startswith("error: odd.onnx")) == (2, True), result.output
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_what_is_wrong_is_one_line(run, sim_rl):
     (run.parent / "bad.onnx").write_bytes(b"nothing")
     for arguments, message in (

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_configs import CNN, ppo_cfg_with
 
+from sim_rl_plugin.config.yaml_text import dump
 from sim_rl_plugin.onnx_policy import OnnxPolicy
 
 BRIEF = ("--no-video", "--eval-episodes", 0, "--max-iterations", 1)
@@ -47,6 +49,23 @@ def test_a_run_becomes_a_checked_file(run_of, sim_rl, model: str, to: str, file:
     # Four environments see 20 steps, twice. Of episodes of 6 steps, four begin; in the middle two policies forget.
     assert "over 160 steps with 36 resets" in result.stdout
     assert not list(run.glob(".unfinished*"))
+
+
+def test_a_run_that_sees_images_becomes_a_checked_file(sim_rl, tmp_path):
+    settings = ppo_cfg_with(CNN)
+    (tmp_path / "cnn.yaml").write_text(dump({**settings, "num_envs": 4}))
+    train = ("train", "--sim", "small_configs:CameraEnv", "--task", "Look", "--config", tmp_path / "cnn.yaml")
+    result = sim_rl(*train, "--run-dir", tmp_path / "run", *BRIEF)
+    assert result.exit_code == 0, result.output
+    for to in ("onnx", "torchscript", "pt2"):
+        result = sim_rl("export", tmp_path / "run", "--to", to, "--steps", 20)
+        assert result.exit_code == 0, result.output
+        assert "checked: differs by" in result.stdout
+    assert [entry["name"] for entry in OnnxPolicy(tmp_path / "run" / "policy.onnx").metadata["inputs"]] == [
+        "obs",
+        "camera",
+        "depth",
+    ]
 
 
 def test_a_students_file_says_where_it_is_from(run_of, sim_rl):
