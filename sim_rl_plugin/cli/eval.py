@@ -54,6 +54,10 @@ def evaluate_run(
     if report is not None:
         check_name(report)
     source = find_policy(run, best=best, trust=trust)
+    if report is not None and source.settings.get("task") is None:
+        raise UserError(
+            f"--report: {source.path} does not say where it was trained, so there is nothing to compare with"
+        )
     config = config_of_run(source, given)
     layout_map = None if map_file is None else read_layout_map(map_file)
     prepare_process(config)

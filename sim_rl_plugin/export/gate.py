@@ -20,8 +20,8 @@ from sim_rl_plugin.export.players import Player
 from sim_rl_plugin.models.memory import memory_of
 
 TOLERANCE = 4e-6
-"""Largest difference of an action, relative to the largest action of the recording where that exceeds 1. float32
-rounds to 6e-8 of each number, and runtimes add in another order: ten times what networks of the usual sizes need."""
+"""Largest difference of actions, and of memories, relative to the largest of the recording where that exceeds 1.
+float32 rounds to 6e-8 of each number, and runtimes add in another order: ten times what usual networks need."""
 
 _ENVIRONMENTS = 4
 _SEED = 20240229
@@ -52,7 +52,7 @@ class Agreement:
     Attributes:
         steps: Steps that were compared, of all environments together.
         resets: How many of them began an episode.
-        largest: Largest difference of an action or, of a recurrent policy, of a number of its memory.
+        largest: Difference of an action or of a number of the memory, the one closest to what is allowed or beyond.
         allowed: What it may be.
         place: Where it is, in words.
     """
@@ -155,23 +155,22 @@ def compare(policy: Any, players: Sequence[Player], recording: Recording) -> Agr
         found[:, rows] = actions
         for part, values in zip(found_memory, memory, strict=True):
             part[:, :, rows] = values
-    pairs = [("action", expected, found), *(("memory", *pair) for pair in zip(
-        [part.swapaxes(1, 2) for part in expected_memory], [part.swapaxes(1, 2) for part in found_memory], strict=True
-    ))]  # fmt: skip
-    scale = max(1.0, float(np.abs(expected).max()))
-    largest, place = max((_largest(*pair) for pair in pairs), key=lambda found: found[0])
-    return Agreement(
-        expected.shape[0] * expected.shape[1], int(recording.starts.sum()), largest, TOLERANCE * scale, place
-    )
+    pairs = [("action", expected, found)]
+    for old, new in zip(expected_memory, found_memory, strict=True):
+        pairs.append(("memory", old.swapaxes(1, 2), new.swapaxes(1, 2)))
+    # Of actions and of every part of a memory, each by its own size, the one that is the farthest from agreement.
+    largest, allowed, place = max((_difference(*pair) for pair in pairs), key=lambda found: found[0] / found[1])
+    return Agreement(expected.shape[0] * expected.shape[1], int(recording.starts.sum()), largest, allowed, place)
 
 
-def _largest(what: str, expected: np.ndarray, found: np.ndarray) -> tuple[float, str]:
-    """Return the largest difference of two arrays ``(t, n, ...)``, and where it is."""
+def _difference(what: str, expected: np.ndarray, found: np.ndarray) -> tuple[float, float, str]:
+    """Return the largest difference of two arrays ``(t, n, ...)``, what it may be, and where it is."""
     difference = np.abs(expected.astype(np.float64) - found)
     # What is NaN in one of them alone is as different as can be.
     difference = np.where(np.isnan(difference), np.where(np.isnan(expected) & np.isnan(found), 0.0, np.inf), difference)
     step, env, *rest = np.unravel_index(int(difference.argmax()), difference.shape)
-    return float(difference.max()), f"{what} {rest[-1]} at step {step} of environment {env}"
+    allowed = TOLERANCE * max(1.0, float(np.nan_to_num(np.abs(expected)).max()))
+    return float(difference.max()), allowed, f"{what} {rest[-1]} at step {step} of environment {env}"
 
 
 def _reference(policy: Any, recording: Recording) -> tuple[np.ndarray, list[np.ndarray]]:

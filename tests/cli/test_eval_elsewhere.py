@@ -73,7 +73,9 @@ def test_a_file_of_somebody_elses_takes_the_group_policy(run, sim_rl):
     torch.jit.script(torch.nn.Linear(3, 2)).save(str(run.parent / "theirs.pt"))
     result = sim_rl("eval", "theirs.pt")
     assert "theirs.pt does not say which task it was trained on: say --sim NAME and --task NAME" in result.stderr
-    assert len(returns(sim_rl, "theirs.pt", "--sim", "lab", "--task", "Reach")) == 4
+    there = ("theirs.pt", "--sim", "lab", "--task", "Reach")
+    assert len(returns(sim_rl, *there)) == 4
+    assert "--report: theirs.pt does not say where it was trained" in sim_rl("eval", *there, "--report", "g.md").stderr
     (run.parent / "map.yaml").write_text("{}")
     result = sim_rl("eval", "theirs.pt", "--sim", "lab", "--task", "Reach", "--map", "map.yaml")
     assert "--map: theirs.pt does not tell the terms that the policy reads" in result.stderr
