@@ -60,6 +60,7 @@ bench: .venv-peer/installed
 	$(PEER)/python benchmarks/adapters.py gymnasium
 	$(PEER)/python benchmarks/time_to_reward.py
 	$(PEER)/python benchmarks/learning.py
+	$(PEER)/python benchmarks/sim_to_sim.py
 	$(PEER)/python benchmarks/simulators.py gymnasium-pendulum gymnasium-halfcheetah mujoco-halfcheetah
 	$(PEER)/python benchmarks/tables.py
 

@@ -46,6 +46,13 @@ def sim_rl_log_writers() -> list[Entry]:
         Entry("tensorboard", "sim_rl_plugin.logging.tensorboard:TensorboardLogWriter", "TensorBoard event files"),
         Entry("csv", "sim_rl_plugin.logging.csv:CsvLogWriter", "metrics.csv in the run folder"),
         Entry(
+            "mlflow",
+            "sim_rl_plugin.logging.mlflow:MlflowLogWriter",
+            "MLflow",
+            requires=("mlflow",),
+            extra="sim-rl-plugin[mlflow]",
+        ),
+        Entry(
             "neptune",
             "sim_rl_plugin.logging.neptune:NeptuneLogWriter",
             "Neptune",
@@ -83,6 +90,7 @@ def sim_rl_commands() -> list[Entry]:
             "pipeline", "sim_rl_plugin.cli.pipeline:pipeline", "Train in several stages, such as teacher and student"
         ),
         Entry("eval", "sim_rl_plugin.cli.eval:evaluate_run", "Measure a trained policy over whole episodes"),
+        Entry("export", "sim_rl_plugin.cli.export:export", "Write a policy as ONNX, TorchScript or pt2, and check it"),
         Entry("play", "sim_rl_plugin.cli.play:play", "Show a trained policy as a video or in a window"),
         Entry("checkpoint", "sim_rl_plugin.cli.checkpoint:checkpoint", "Show, verify and convert checkpoints"),
         Entry("list", "sim_rl_plugin.cli.list:list_tasks", "List simulators and their tasks"),
@@ -90,6 +98,7 @@ def sim_rl_commands() -> list[Entry]:
         Entry("check-env", "sim_rl_plugin.cli.check_env:check_env_command", "Check that an adapter keeps the contract"),
         Entry("replay", "sim_rl_plugin.cli.replay:replay", "Repeat the steps that led to NaN or infinity"),
         Entry("plot", "sim_rl_plugin.cli.plot:plot", "Draw the learning curves of one or many runs"),
+        Entry("report", "sim_rl_plugin.cli.report:report", "Write one HTML page about one or many runs"),
     ]
 
 

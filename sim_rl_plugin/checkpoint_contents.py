@@ -24,6 +24,7 @@ _OURS: dict[str, Any] = {
     "random": dict[str, Any],
     "environment": dict[str, Any] | None,
     "algorithm": dict[str, Any] | None,
+    "evaluations": dict[str, Any] | None,
 }
 
 

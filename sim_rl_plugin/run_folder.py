@@ -40,6 +40,7 @@ class SavedRun:
         training_time_s: Time that these iterations took, 0 if nobody measured it.
         layout: What its policy expects of an environment; None if it does not say.
         reached_return: Mean return of the evaluation that ended the training early; None if none did.
+        waited: Evaluations in a row without improvement when the checkpoint was written.
         is_trusted: Whether the checkpoint may hold code, which is run when it is loaded.
     """
 
@@ -50,13 +51,19 @@ class SavedRun:
     training_time_s: float
     layout: dict[str, Any] | None = None
     reached_return: float | None = None
+    waited: int = 0
     is_trusted: bool = False
 
     def is_complete(self, config: RunConfig) -> bool:
-        """Return whether it has all the iterations, or the return, that settings ask for."""
+        """Return whether it has all the iterations, or the return, that settings ask for, or is on a plateau."""
         target = config.evaluation.get("stop_at_return")
         reached = target is not None and self.reached_return is not None and self.reached_return >= target
-        return reached or self.completed_iterations >= config.max_iterations
+        return reached or self.is_on_plateau(config) or self.completed_iterations >= config.max_iterations
+
+    def is_on_plateau(self, config: RunConfig) -> bool:
+        """Return whether it has waited for an improvement as often as settings ask for."""
+        patience = config.evaluation.get("patience")
+        return patience is not None and self.waited >= patience
 
     @property
     def load_options(self) -> dict[str, Any]:
@@ -92,6 +99,7 @@ def find_run(run_or_file: Path, *, best: bool = False, trust: bool = False) -> S
         training_time_s=ours.get("logger", {}).get("total_time_s", 0.0),
         layout=ours.get("layout"),
         reached_return=ours.get("reached_return"),
+        waited=(ours.get("evaluations") or {}).get("waited", 0),
         is_trusted=trust,
     )
 

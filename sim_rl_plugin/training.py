@@ -30,6 +30,7 @@ class Outcome:
         policy: The trained policy, deterministic.
         completed: Iterations that are done in all.
         reached_return: Mean return of the evaluation that ended the training early; None if none did.
+        on_plateau: Whether evaluations that did not improve ended the training early.
         exit_status: What the process shall return: 0, or after a signal that ended it early the signal's.
     """
 
@@ -37,6 +38,7 @@ class Outcome:
     policy: Policy
     completed: int
     reached_return: float | None
+    on_plateau: bool
     exit_status: int
 
     @property
@@ -123,7 +125,8 @@ def train_to_the_end(
                 raise
             exit_status = status
         policy, completed = runner.get_inference_policy(device=device), runner.completed_iterations
-        return Outcome(folder, policy, completed, getattr(runner, "reached_return", None), exit_status)
+        ends = getattr(runner, "reached_return", None), getattr(runner, "on_plateau", False)
+        return Outcome(folder, policy, completed, *ends, exit_status)
 
 
 def _remove_unused(folder: Path) -> None:
@@ -174,6 +177,11 @@ def _require_incomplete(saved: SavedRun, config: RunConfig) -> None:
         raise UserError(
             f"{saved.folder} has done {saved.completed_iterations} of {config.max_iterations} iterations already: "
             "say --max-iterations with a larger number to go on"
+        )
+    if saved.is_on_plateau(config):
+        raise UserError(
+            f"{saved.folder} has had {saved.waited} evaluations without improvement already: say a larger "
+            "evaluation.patience, or null, to go on"
         )
     if saved.is_complete(config):
         raise UserError(

@@ -88,12 +88,17 @@ def show(policy: Policy, env: VecEnv, num_steps: int) -> None:
 
 def step_time_s(env: Any) -> float:
     """Return the simulated seconds of a control step, as far as the environment tells, or else 1/30."""
+    return known_step_time_s(env) or 1 / 30
+
+
+def known_step_time_s(env: Any) -> float | None:
+    """Return the simulated seconds of a control step; None if the environment does not tell."""
     cfg = getattr(env, "cfg", None)
     candidates = [getattr(env, "step_dt", None), cfg.get("step_dt") if isinstance(cfg, dict) else None]
     for value in candidates:
         if isinstance(value, int | float) and value > 0:
             return float(value)
-    return 1 / 30
+    return None
 
 
 def _frame(env: VecEnv) -> np.ndarray:

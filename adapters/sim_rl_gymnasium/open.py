@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from sim_rl_gymnasium.groups import check_spaces
 from sim_rl_gymnasium.tasks import resolve_task, task_spec
 from sim_rl_gymnasium.vec_env import GymnasiumVecEnv, close_vector_env
 from sim_rl_gymnasium.wrappers import WrapperChoice, parse_wrappers
-from sim_rl_plugin.env import VecEnv
+from sim_rl_plugin.env import Term, VecEnv
 from sim_rl_plugin.errors import UserError, unknown_name
 
 Vectorization = Literal["sync", "async"]
@@ -69,7 +70,7 @@ def open_task(
     chosen = parse_wrappers(wrappers or [])
     known_limit = task_spec(task_id).max_episode_steps if max_episode_steps is None else max_episode_steps
     make_one = _MakeOne(task_id, dict(make_options or {}), chosen, known_limit if chosen else None)
-    step_dt = _try_out(make_one, render)
+    step_dt, observation_terms, action_terms = _try_out(make_one, render)
     limit = _checked_limit(task_id, known_limit)
     vector_env = _vectorize(make_one, num_envs, render, vectorization)
     try:
@@ -80,6 +81,8 @@ def open_task(
             seed=seed,
             clip_actions=clip_actions,
             step_dt=step_dt,
+            observation_terms=observation_terms,
+            action_terms=action_terms,
             cfg={
                 "task": task_id,
                 "num_envs": num_envs,
@@ -135,11 +138,11 @@ def _checked_limit(task_id: str, limit: int | None) -> int:
     return limit
 
 
-def _try_out(make_one: _MakeOne, render: bool) -> float | None:
+def _try_out(make_one: _MakeOne, render: bool) -> tuple[float | None, dict[str, tuple[Term, ...]], tuple[Term, ...]]:
     """Make one environment and close it again, so that what is wrong is said once and in our words.
 
     Returns:
-        Seconds of a control step, as far as the environment tells.
+        Seconds of a control step, observation terms and action terms, as far as the environment tells.
     """
     for name in make_one.options:
         if name in _OURS:
@@ -163,13 +166,24 @@ def _try_out(make_one: _MakeOne, render: bool) -> float | None:
     try:
         check_spaces(env.observation_space, env.action_space)
         step_dt = step_time_s(getattr(env.unwrapped, "dt", None), env.metadata)
+        # Wrappers may change observations and actions without a trace.
+        observation_terms, action_terms = ({}, ()) if make_one.wrappers else _terms_of(env)
     except UserError as error:
         raise UserError(f"task {make_one.task_id!r}: {error}") from None
     finally:
         env.close()
     if render:
         _try_rendering(replace(make_one, filmed=True))
-    return step_dt
+    return step_dt, observation_terms, action_terms
+
+
+def _terms_of(env: gymnasium.Env) -> tuple[dict[str, tuple[Term, ...]], tuple[Term, ...]]:
+    """Return the terms of a task that runs on MuJoCo's own bindings; none for others."""
+    if "mujoco" not in sys.modules:
+        return {}, ()
+    from sim_rl_gymnasium.terms import terms_of
+
+    return terms_of(env)
 
 
 def step_time_s(step_dt: Any, metadata: dict[str, Any]) -> float | None:

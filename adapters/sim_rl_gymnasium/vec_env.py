@@ -20,6 +20,7 @@ What the three modes of automatic resets make of it:
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from tensordict import TensorDict
 
 from sim_rl_gymnasium.groups import GroupMap, check_spaces, to_tensor
-from sim_rl_plugin.env import VecEnv
+from sim_rl_plugin.env import Term, VecEnv
 from sim_rl_plugin.errors import UserError
 
 
@@ -53,6 +54,8 @@ class GymnasiumVecEnv(VecEnv):
         clip_actions: bool = True,
         step_dt: float | None = None,
         cfg: dict[str, Any] | None = None,
+        observation_terms: Mapping[str, Sequence[Term]] | None = None,
+        action_terms: Sequence[Term] = (),
     ) -> None:
         """Reset every environment and begin.
 
@@ -66,6 +69,8 @@ class GymnasiumVecEnv(VecEnv):
             clip_actions: Whether actions are clipped to the bounds of the action space.
             step_dt: Seconds of a control step, for whoever films; None if unknown.
             cfg: Written into the run folder.
+            observation_terms: The named parts of each observation group, where they are known.
+            action_terms: The named parts of the actions, where they are known.
 
         Raises:
             UserError: A space cannot be mapped, or it is not known how the environment resets itself.
@@ -79,6 +84,8 @@ class GymnasiumVecEnv(VecEnv):
         self.max_episode_length = max_episode_length
         self.device = torch.device(device)
         self.cfg = cfg or {}
+        self.observation_terms = observation_terms or {}
+        self.action_terms = action_terms
         self.step_dt = step_dt
         self._vector_env = vector_env
         self._mode = autoreset_mode(vector_env)

@@ -12,6 +12,7 @@ import torch
 
 from sim_rl_mujoco.engine import Engine
 from sim_rl_plugin.env import Term
+from sim_rl_plugin.env.mujoco_elements import actuator_elements
 
 
 @dataclass
@@ -64,7 +65,7 @@ class Driver(ABC):
 
     def action_terms(self) -> tuple[Term, ...]:
         """Return the actuators that the actions are for, unless their number is another."""
-        names = tuple(self.model.actuator(i).name or f"actuator_{i}" for i in range(self.model.nu))
+        names = actuator_elements(self.model)
         return (Term("actuators", (self.num_actions,), names),) if len(names) == self.num_actions else ()
 
     @abstractmethod

@@ -20,6 +20,7 @@ import torch
 from sim_rl_mujoco.driver import Driver, Outcome, control_range
 from sim_rl_mujoco.engine import Engine, load_model
 from sim_rl_plugin.env import Term
+from sim_rl_plugin.env.mujoco_elements import position_elements, velocity_elements
 from sim_rl_plugin.errors import UserError, unknown_name
 
 Fields = Callable[[str], np.ndarray]
@@ -160,9 +161,13 @@ class GymnasiumTask(Driver):
 
     def observation_terms_by_group(self) -> dict[str, tuple[Term, ...]]:
         """See ``Driver``."""
-        terms = {
-            name: Term(name, values.shape[1:]) for name, values in self.observation_terms(self.engine.field).items()
-        }
+        known = {"position": position_elements(self.model), "velocity": velocity_elements(self.model)}
+        terms = {}
+        for name, values in self.observation_terms(self.engine.field).items():
+            size = values.shape[1]
+            # What is left out of an observation comes first: how far the robot has come.
+            elements = known[name][-size:] if name in known and 0 < size <= len(known[name]) else ()
+            terms[name] = Term(name, values.shape[1:], elements)
         groups = {POLICY: tuple(terms), **self.observation_groups}
         return {group: tuple(terms[name] for name in names) for group, names in groups.items()}
 

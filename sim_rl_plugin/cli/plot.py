@@ -25,7 +25,7 @@ def plot(runs: tuple[str, ...], output: Path, x: str, metric: str) -> None:
     """
     curves = []
     for run in runs:
-        folder, label = _parse(run)
+        folder, label = parse_run(run)
         curves.append(read_curve(folder / "metrics.csv", label or default_label(folder), x, metric))
     click.echo(f"plot: {plot_curves(curves, output, x, metric)}")
 
@@ -41,7 +41,12 @@ def default_label(folder: Path) -> str:
     return folder.name
 
 
-def _parse(run: str) -> tuple[Path, str]:
+def parse_run(run: str) -> tuple[Path, str]:
+    """Return the folder and the label, if any, of ``FOLDER`` or ``LABEL=FOLDER``.
+
+    Raises:
+        UserError: There is no such folder.
+    """
     path = Path(run)
     label, equals, rest = run.partition("=")
     if equals and not path.exists():

@@ -92,9 +92,7 @@ def train(
             if saved is not None:
                 config = with_overrides(saved.settings, overrides, given)
                 if saved.is_complete(config):
-                    is_short = saved.completed_iterations < config.max_iterations
-                    what = "reached its return" if is_short else f"done all of its {config.max_iterations} iterations"
-                    click.echo(f"complete: {saved.folder} has {what}")
+                    click.echo(f"complete: {saved.folder} has {_why_complete(saved, config)}")
                     return
         _train(config, saved, run_dir, runs_root, eval_episodes, video)
 
@@ -117,6 +115,8 @@ def _train(
     else:
         if outcome.reached_return is not None:
             rows["complete"] = f"return {outcome.reached_return:.1f} reached after {outcome.completed} iterations"
+        if outcome.on_plateau:
+            rows["complete"] = f"no better evaluation any more, after {outcome.completed} iterations"
         if video:
             rows["video"] = _attempt(lambda: _film(config, device, outcome))
         if eval_episodes:
@@ -124,6 +124,12 @@ def _train(
     _print_summary(rows)
     if outcome.interrupted:
         raise click.exceptions.Exit(outcome.exit_status)
+
+
+def _why_complete(saved: SavedRun, config: RunConfig) -> str:
+    if saved.completed_iterations >= config.max_iterations:
+        return f"done all of its {config.max_iterations} iterations"
+    return "stopped improving" if saved.is_on_plateau(config) else "reached its return"
 
 
 def _resumed_settings(

@@ -63,11 +63,15 @@ class EvaluationSettings:
         every: Iterations between two evaluations; 0 for none.
         episodes: Episodes of each, in as many environments, with the deterministic policy.
         stop_at_return: Mean return with which the training is complete; None for never.
+        patience: Evaluations in a row without improvement after which the training is complete; None for never.
+        min_improvement: By how much a mean return must surpass the best before it to count as improvement there.
     """
 
     every: int = 0
     episodes: int = 10
     stop_at_return: float | None = None
+    patience: int | None = None
+    min_improvement: float = 0.0
 
     @classmethod
     def check_settings(cls, settings: Mapping[str, Any], path: str) -> None:
@@ -79,6 +83,15 @@ class EvaluationSettings:
         for key, least in (("every", 0), ("episodes", 1)):
             if settings.get(key, least) < least:
                 raise UserError(f"{path}.{key}: expected {least} or more, found {settings[key]}")
+        patience, least_gain = settings.get("patience"), settings.get("min_improvement", 0.0)
+        if patience is not None and patience < 1:
+            raise UserError(f"{path}.patience: expected 1 or more, or null, found {patience}")
+        if not (math.isfinite(least_gain) and least_gain >= 0.0):
+            raise UserError(f"{path}.min_improvement: expected a number of 0 or more, found {least_gain}")
+        if least_gain and patience is None:
+            raise UserError(f"{path}.min_improvement: has no effect while {path}.patience is null")
+        if patience is not None and not settings.get("every", 0):
+            raise UserError(f"{path}.patience: nothing is evaluated while training: set {path}.every")
         target = settings.get("stop_at_return")
         if target is not None and not math.isfinite(target):
             raise UserError(f"{path}.stop_at_return: expected a number that is finite, or null, found {target}")
@@ -139,7 +152,8 @@ class RunConfig(BaseModel):
 
     evaluation: dict[str, Any] = Field(default_factory=lambda: dataclasses.asdict(EvaluationSettings()))
     """Evaluation while training: `every` so many iterations (0 for never), `episodes` of the deterministic policy,
-    and the mean return to `stop_at_return`."""
+    the mean return to `stop_at_return`, and the `patience`: evaluations without a gain of more than `min_improvement`
+    after which the training ends."""
 
     obs_groups: dict[str, list[str]] = Field(default_factory=dict)
     """Observation groups that each observation set (`actor`, `critic`) is made of. For a set that is

@@ -11,6 +11,7 @@ from typing import Any
 from sim_rl_plugin.checkpoint import BEST_FILE
 from sim_rl_plugin.checkpoint_manifest import read_manifest
 from sim_rl_plugin.config.schema import EvaluationSettings
+from sim_rl_plugin.config.signature import check_value
 from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.evaluation import EVALUATION_SEED_OFFSET, RepeatedEvaluation
@@ -32,6 +33,10 @@ class Evaluations:
         self._latest: dict[str, Any] | None = None
         self._best_return = -math.inf
         self._best_iteration: int | None = None
+        # What a plateau is measured from: the last return that surpassed the one before it by enough.
+        self._reference_return = -math.inf
+        self.waited = 0
+        """Evaluations in a row without improvement."""
 
     def take(self, env: VecEnv) -> None:
         """Take the environments, just opened."""
@@ -93,6 +98,10 @@ class Evaluations:
             "std_return": result.std,
             "mean_episode_length": result.mean_length,
         }
+        if result.mean > self._reference_return + self._settings.min_improvement:
+            self._reference_return, self.waited = result.mean, 0
+        else:
+            self.waited += 1
         if result.mean > self._best_return:
             self._best_return, self._best_iteration = result.mean, iteration
         return {
@@ -116,3 +125,24 @@ class Evaluations:
         if found is None or target is None or found["mean_return"] < target:
             return None
         return found["mean_return"]
+
+    def is_on_plateau(self, iteration: int) -> bool:
+        """Return whether the evaluation after this iteration was the last that was waited for."""
+        patience = self._settings.patience
+        return patience is not None and self.of(iteration) is not None and self.waited >= patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the wait for an improvement depends on, in plain data."""
+        return {"reference_return": self._reference_return, "waited": self.waited}
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Wait on from where ``state_dict`` was taken; None, of an older checkpoint, begins anew.
+
+        Raises:
+            UserError: The state is of another kind.
+        """
+        if state is None:
+            return
+        for key, kind in (("reference_return", float), ("waited", int)):
+            check_value(kind, state.get(key), f"evaluations.{key}")
+        self._reference_return, self.waited = state["reference_return"], state["waited"]

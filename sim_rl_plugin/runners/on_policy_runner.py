@@ -36,7 +36,7 @@ from sim_rl_plugin.config.schema import EvaluationSettings, KeepCheckpoints
 from sim_rl_plugin.env import VecEnv, as_vec_env
 from sim_rl_plugin.env.form import EnvironmentForm
 from sim_rl_plugin.errors import UserError
-from sim_rl_plugin.export import write_onnx
+from sim_rl_plugin.export import export_policy_of
 from sim_rl_plugin.layout import check_layout, describe_layout
 from sim_rl_plugin.logging.logger import Logger
 from sim_rl_plugin.models.exported_policy import is_exported_policy
@@ -98,6 +98,8 @@ class OnPolicyRunner:
         """Whether a signal ended the last ``learn`` early: Ctrl-C, SIGTERM or SIGUSR1."""
         self.reached_return: float | None = None
         """Mean return of the evaluation that ended the training, see ``evaluation.stop_at_return``."""
+        self.on_plateau = False
+        """Whether the training ended because evaluations did not improve, see ``evaluation.patience``."""
         self._evaluations = Evaluations(EvaluationSettings(**self.cfg.get("evaluation", {})), self.cfg.get("seed") or 0)
         self._keep_checkpoints = KeepCheckpoints(**self.cfg.get("keep_checkpoints", {}))
         self._resumed_from: Path | None = None
@@ -157,9 +159,10 @@ class OnPolicyRunner:
                     obs = self._iterate(obs, iteration, first, end)
                     is_stopped = self._is_stopped(stop)
                     self.reached_return = self._evaluations.reached_return(iteration)
+                    self.on_plateau = self._evaluations.is_on_plateau(iteration)
                     # Where there is no room for a log, a checkpoint may still find some.
                     failure = self.logger.failure or self._guard.failure
-                    is_over = is_stopped or self.reached_return is not None or failure is not None
+                    is_over = is_stopped or self.on_plateau or self.reached_return is not None or failure is not None
                     if self._writes_checkpoints:
                         self._save_into_run_folder(iteration, is_last=is_over or iteration == end - 1)
                     if failure := failure or self.logger.failure:  # the log is brought to disk with the checkpoint
@@ -304,6 +307,7 @@ class OnPolicyRunner:
             "versions": versions(packages_of_simulator(self.cfg.get("simulator"), self.env)),
             "evaluation": self._evaluations.of(self.completed_iterations - 1),
             "reached_return": self.reached_return,
+            "evaluations": self._evaluations.state_dict(),
             "logger": self.logger.state_dict(),
             "random": random_state(),
             "environment": env_state,
@@ -415,6 +419,7 @@ class OnPolicyRunner:
             self.alg.load_training_state(state["algorithm"], self._simulation_restored)
         if state.get("quarantine") is not None:
             self._guard.load_state_dict(state["quarantine"], self._simulation_restored)
+        self._evaluations.load_state_dict(state.get("evaluations"))
         self.logger.load_state_dict(state["logger"], self.completed_iterations, self._simulation_restored)
         if self._writes_checkpoints:
             # What this run did after the checkpoint is about to be done again.
@@ -430,20 +435,21 @@ class OnPolicyRunner:
         return self.alg.get_policy().to(device)
 
     def export_policy_to_jit(self, path: str, filename: str = "policy.pt") -> None:
-        """Write the deterministic policy as TorchScript.
+        """Write the deterministic policy as TorchScript, if the file then acts as the policy.
 
         Args:
             path: Folder, created if needed.
             filename: Name of the file in it.
+
+        Raises:
+            ValueError: The file does not act as the policy, and was not kept.
         """
-        model = self.alg.get_policy().as_jit().to("cpu").eval()
-        os.makedirs(path, exist_ok=True)
-        torch.jit.script(model).save(os.path.join(path, filename))
+        export_policy_of(self, "torchscript", Path(path) / filename)
 
     def export_policy_to_onnx(
         self, path: str, filename: str = "policy.onnx", verbose: bool = False, *, dynamic_batch: bool = False
     ) -> None:
-        """Write the deterministic policy as one ONNX file, opset 18.
+        """Write the deterministic policy as one ONNX file, opset 18, if the file then acts as the policy.
 
         Args:
             path: Folder, created if needed.
@@ -453,15 +459,9 @@ class OnPolicyRunner:
                 that drives robots may read its sizes from the file.
 
         Raises:
-            ValueError: The packages for export are not installed.
+            ValueError: The packages for export are not installed, or the file does not act as the policy.
         """
-        try:
-            import onnxscript  # noqa: F401
-        except ImportError as error:
-            raise UserError('exporting to ONNX needs more packages: pip install "sim-rl-plugin[export]"') from error
-        model: Any = self.alg.get_policy().as_onnx(verbose=verbose).to("cpu").eval()
-        os.makedirs(path, exist_ok=True)
-        write_onnx(model, os.path.join(path, filename), verbose, dynamic_batch)
+        export_policy_of(self, "onnx", Path(path) / filename, dynamic_batch=dynamic_batch, verbose=verbose)
 
     def add_git_repo_to_log(self, repo_file_path: str) -> None:
         """Store the git state of the repository around this file with the run."""

@@ -225,6 +225,20 @@ def test_a_training_that_has_reached_its_return_is_complete(lab):
     assert (Path("run") / "model_8.pt").is_file()
 
 
+def test_a_training_on_a_plateau_is_complete(lab):
+    more = ("evaluation.every=1", "evaluation.episodes=2", "evaluation.patience=2", "evaluation.min_improvement=1e6")
+    result = train(lab, "run", *more, "--max-iterations", 9)
+    assert result.exit_code == 0, result.output
+    assert "no better evaluation any more, after 3 iterations" in result.output
+    again = lab("train", "--resume", "run")
+    assert again.exit_code == 2
+    assert "has had 2 evaluations without improvement already: say a larger evaluation.patience" in again.stderr
+    latest = train(lab, "run", *more, "--max-iterations", 9, "--resume-latest")
+    assert (latest.exit_code, latest.stdout) == (0, "complete: run has stopped improving\n")
+    on = lab("train", "--resume", "run", "evaluation.patience=4", "--no-video", "--eval-episodes", 0)
+    assert on.exit_code == 0 and "after 5 iterations" in on.output, on.output
+
+
 def test_a_simulator_with_one_environment_per_process_is_refused(lab, monkeypatch):
     monkeypatch.setattr(fake_lab.PointEnv, "one_per_process", True)
     for more in ((), ("clip_actions=1.0",)):

@@ -54,6 +54,7 @@ EXTRAS = {
     "export": Expected(modules=("onnx", "onnxscript", "onnxruntime")),
     "wandb": Expected(modules=("wandb",)),
     "neptune": Expected(modules=("neptune",)),
+    "mlflow": Expected(modules=("mlflow",)),
     "dev": Expected("gymnasium", "CarRacing-v3", modules=("pytest", "mypy", "onnxruntime", "imageio")),
 }
 

@@ -240,3 +240,74 @@ def test_evaluations_need_environments_of_their_own():
     runner = OnPolicyRunner(PointEnv(), {**ppo_cfg(), "evaluation": {"every": 5}})
     with pytest.raises(ValueError, match=r"evaluation.every: there are no environments .*: call runner.evaluate_in"):
         runner.learn(1)
+
+
+def test_a_training_ends_on_a_plateau(tmp_path):
+    runner = runner_of(ppo_cfg(), tmp_path, every=2, episodes=2, patience=3, min_improvement=0.5)
+    # 1.4 and 1.5 are no improvement on 1 by more than 0.5, 1.6 is; 2.0, 1.9 and 2.1 are none on that.
+    scripted(runner, [1.0, 1.4, 1.5, 1.6, 2.0, 1.9, 2.1, 9.0])
+    runner.learn(99)
+    assert (runner.on_plateau, runner.reached_return) == (True, None)
+    assert runner.completed_iterations == 14
+    # The best is the best, by however little.
+    assert best_of(tmp_path)["mean_return"] == 2.1
+    assert load_checkpoint(tmp_path / "model_13.pt")["sim_rl"]["evaluations"]["waited"] == 3
+
+
+def test_without_patience_nothing_ends(tmp_path):
+    runner = runner_of(ppo_cfg(), tmp_path, every=1, episodes=2)
+    scripted(runner, [1.0] * 6)
+    runner.learn(6)
+    assert not runner.on_plateau and runner.completed_iterations == 6
+
+
+def test_the_wait_for_an_improvement_goes_on_where_it_was_cut_off(tmp_path):
+    returns = [1.0, 0.5, 0.7, 3.0, 2.0, 2.5, 2.9, 2.9, 2.9]
+    for stop in range(1, 8):
+        folder = tmp_path / str(stop)
+        runner = runner_of(ppo_cfg(), folder, every=1, episodes=2, patience=4)
+        scripted(runner, returns)
+        runner.learn(stop)
+        resumed = runner_of(ppo_cfg(), folder, every=1, episodes=2, patience=4)
+        resumed.resume(str(folder / f"model_{stop - 1}.pt"))
+        scripted(resumed, returns[stop:])
+        resumed.learn(99)
+        # 3.0 in the fourth evaluation, and four more.
+        assert (resumed.on_plateau, resumed.completed_iterations) == (True, 8)
+        assert best_of(folder)["iteration"] == 3
+
+
+def test_evaluations_best_and_plateau_are_those_of_an_uninterrupted_training(tmp_path):
+    def run(folder: Path, cuts: list[int]) -> OnPolicyRunner:
+        runner = None
+        for number, end in enumerate(cuts):
+            runner = runner_of(ppo_cfg(), folder, every=2, episodes=3, patience=3, min_improvement=0.02)
+            if number:
+                runner.resume(str(folder / f"model_{cuts[number - 1] - 1}.pt"))
+            runner.learn(end - runner.completed_iterations, init_at_random_ep_len=True)
+        assert runner is not None
+        return runner
+
+    whole, parts = run(tmp_path / "whole", [40]), run(tmp_path / "parts", [3, 8, 13, 40])
+    assert whole.on_plateau and whole.completed_iterations == parts.completed_iterations > 13
+    for before, after in zip(rows(tmp_path / "whole"), rows(tmp_path / "parts"), strict=True):
+        assert {tag: before[tag] for tag in before if tag not in (*TIMES, "Perf/evaluation_time")} == {
+            tag: after[tag] for tag in after if tag not in (*TIMES, "Perf/evaluation_time")
+        }
+    assert best_of(tmp_path / "whole") == best_of(tmp_path / "parts")
+    best = [load_checkpoint(tmp_path / name / "model_best.pt")["actor_state_dict"] for name in ("whole", "parts")]
+    assert all(torch.equal(best[0][key], best[1][key]) for key in best[0])
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "message"),
+    [
+        ({"patience": 5}, r"evaluation.patience: nothing is evaluated while training: set evaluation.every"),
+        ({"every": 5, "patience": 0}, r"evaluation.patience: expected 1 or more, or null, found 0"),
+        ({"every": 5, "patience": 2, "min_improvement": -1.0}, r"min_improvement: expected a number of 0 or more"),
+        ({"every": 5, "min_improvement": 1.0}, r"min_improvement: has no effect while evaluation.patience is null"),
+    ],
+)  # fmt: skip
+def test_wrong_patience_is_named(evaluation: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        OnPolicyRunner(PointEnv(), {**ppo_cfg(), "evaluation": evaluation})
