@@ -156,25 +156,27 @@ def device_of(name: str, place: Place) -> str:
 # The process group
 
 
-def join(device: str) -> None:
+class LostRanks(UserError):
+    """The other processes cannot be reached: they have not started, or are gone."""
+
+
+def join() -> None:
     """Join the process group that a launcher's variables describe; nothing happens within one.
 
     Gradients travel by NCCL between GPUs and by gloo between CPUs; what lies on the host goes by gloo in any case.
 
     Raises:
-        UserError: A variable is missing, or the others cannot be reached.
+        LostRanks: A variable is missing, or the others cannot be reached.
     """
     if distributed.is_running():
         return
-    if torch.device(device).type == "cuda":
-        torch.cuda.set_device(torch.device(device))
-    backend = "cpu:gloo,cuda:nccl" if torch.device(device).type == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         torch.distributed.init_process_group(backend)
     except (ValueError, RuntimeError) as error:
         where = f"{os.environ.get('MASTER_ADDR', '(MASTER_ADDR)')}:{os.environ.get('MASTER_PORT', '(MASTER_PORT)')}"
         reason = " ".join(str(error).split())[:300]
-        raise UserError(
+        raise LostRanks(
             f"cannot join the other processes at {where}: {reason} (`sim-rl doctor` looks further)"
         ) from error
 
@@ -187,7 +189,9 @@ def join_at(place: Place, device: str) -> None:
     """
     if torch.device(device).type == "cuda" and device != f"cuda:{place.local_rank}":
         raise UserError(f"device: local rank {place.local_rank} learns on 'cuda:{place.local_rank}', found {device!r}")
-    join(device)
+    if torch.device(device).type == "cuda":
+        torch.cuda.set_device(torch.device(device))
+    join()
 
 
 def leave() -> None:

@@ -56,10 +56,11 @@ class Logger:
         self.log_dir = log_dir
         self.cfg = cfg
         self.env_cfg = env_cfg
+        self.device = device
         self.num_envs = num_envs
         self.gpu_world_size = gpu_world_size
         self.is_distributed = is_distributed
-        self.num_envs_of_all_ranks = distributed.sum_over_ranks(num_envs, device) if is_distributed else num_envs
+        self._num_envs_of_all_ranks: int | None = None if is_distributed else num_envs
         self.disable_logs = is_distributed and gpu_global_rank != 0
         self.git_status_repos: list[str] = []
         self.tot_timesteps = 0
@@ -170,7 +171,9 @@ class Logger:
         Returns:
             All metrics under their tags.
         """
-        steps = self.cfg["num_steps_per_env"] * self.num_envs_of_all_ranks
+        if self._num_envs_of_all_ranks is None:
+            self._num_envs_of_all_ranks = distributed.sum_over_ranks(self.num_envs, self.device)
+        steps = self.cfg["num_steps_per_env"] * self._num_envs_of_all_ranks
         iteration_time_s = collect_time + learn_time
         self.tot_timesteps += steps
         self.tot_time += iteration_time_s
