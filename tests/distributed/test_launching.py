@@ -36,7 +36,7 @@ def test_a_killed_rank_is_replaced_from_the_last_checkpoint(launch: Launch):
     assert launch.run("--nproc-per-node", "2", faults="kill:1:11,kill:0:2") == 0, launch.text()
     assert launch.is_complete()
     assert launch.text().count("SIGKILL") == 2
-    # The first one dies in the second step of all, before there is a checkpoint; then the second in its third iteration.
+    # The first one dies in the second step of all, before there is a checkpoint; then the second, in iteration 2.
     assert "restart 1 goes on from the beginning" in launch.text()
     assert "restart 2 goes on from" in launch.text()
     seeds = [seed for _, seed in launch.opened(1)]
