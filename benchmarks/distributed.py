@@ -5,6 +5,8 @@
 Both algorithms live in every rank and take turns, a round being one update of each. Counted are the collectives, what
 they carry, and how long the ranks spend in them. Then one collective alone, by its size: latency and bandwidth, of
 which docs/distributed.md makes a model of many machines. ``--nccl`` runs the last part on GPUs.
+
+    python benchmarks/distributed.py --model        # prints that model's table, and measures nothing
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import socket
 import statistics
@@ -19,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -29,6 +33,8 @@ SIZES = {"small": (64, 64), "standard": (512, 256, 128)}
 NUM_ENVS, NUM_STEPS, NUM_OBS, NUM_ACTIONS = 128, 24, 48, 12
 EPOCHS, MINI_BATCHES = 5, 4
 COLLECTIVES = ("all_reduce", "broadcast", "all_gather")
+ONCE_PER_ITERATION = 8
+"""Collectives: weights, advantages, two normalisers, losses, whether to stop, and the record of episodes (2)."""
 BUFFER_BYTES = [4 * 4**power for power in range(11)]
 
 
@@ -178,16 +184,60 @@ def compare(hidden_dims: tuple[int, ...], ranks: int, rank: int, rounds: int) ->
     return {"gradient_bytes": 4 * parameters, **medians}
 
 
+def predicted_overhead_ms(
+    ranks: int,
+    gradient_bytes: int,
+    *,
+    per_mini_batch: int,
+    hop_us: float = 15.0,
+    bytes_per_us: float = 2e4,
+    record_us: float = 20.0,
+) -> float:
+    """Return what communication adds to an iteration, after the model of docs/distributed.md.
+
+    Args:
+        ranks: How many.
+        gradient_bytes: Of one mini-batch.
+        per_mini_batch: Collectives of one mini-batch; those beside the gradient's are of a few bytes.
+        hop_us: Latency of one hop of a tree.
+        bytes_per_us: Bandwidth of the slowest link.
+        record_us: What the first rank needs for another one's record of episodes.
+    """
+    latency_us = 2.0 * math.ceil(math.log2(ranks)) * hop_us
+    transfer_us = 2.0 * gradient_bytes * (ranks - 1) / ranks / bytes_per_us
+    steps = EPOCHS * MINI_BATCHES
+    in_update_us = steps * (per_mini_batch * latency_us + transfer_us)
+    return 1e-3 * (in_update_us + ONCE_PER_ITERATION * latency_us + record_us * (ranks - 1))
+
+
+def print_model() -> None:
+    """Print the table of docs/distributed.md."""
+    hidden = (NUM_OBS, *SIZES["standard"])
+    layers = [*pairwise((*hidden, NUM_ACTIONS)), *pairwise((*hidden, 1))]
+    gradient_bytes = 4 * (sum((inputs + 1) * outputs for inputs, outputs in layers) + NUM_ACTIONS)
+    print("| GPUs | one collective per mini-batch | three |\n| --- | --- | --- |")
+    for ranks in (8, 64, 512, 4096):
+        cells = []
+        for number in (1, 3):
+            added_ms = predicted_overhead_ms(ranks, gradient_bytes, per_mini_batch=number)
+            cells.append(f"{added_ms:.1f} ms, {added_ms / (1000.0 + added_ms):.1%}")
+        print(f"| {ranks} | {' | '.join(cells)} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--nccl", action="store_true", help="one collective alone, on GPUs")
+    parser.add_argument("--model", action="store_true", help="print the model's table")
     parser.add_argument("--output", default="distributed")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
         work(arguments.ranks, arguments.rounds, arguments.nccl)
+        return
+    if arguments.model:
+        print_model()
         return
     from circumstances import write_results
 
