@@ -32,7 +32,6 @@ class Outcome:
         completed: Iterations that are done in all.
         reached_return: Mean return of the evaluation that ended the training early; None if none did.
         exit_status: What the process shall return: 0, or after a signal that ended it early the signal's.
-        by_another_rank: Whether that signal was another process's of a distributed training.
     """
 
     folder: Path
@@ -40,7 +39,6 @@ class Outcome:
     completed: int
     reached_return: float | None
     exit_status: int
-    by_another_rank: bool = False
 
     @property
     def interrupted(self) -> bool:
@@ -163,9 +161,7 @@ def _learn(runner: Any, config: RunConfig, folder: Path, device: str) -> Outcome
             raise
         exit_status = status
     policy, completed = runner.get_inference_policy(device=device), runner.completed_iterations
-    reached_return = getattr(runner, "reached_return", None)
-    by_another = getattr(runner, "stopped_by_another_rank", False)
-    return Outcome(folder, policy, completed, reached_return, exit_status, by_another)
+    return Outcome(folder, policy, completed, getattr(runner, "reached_return", None), exit_status)
 
 
 def _remove_unused(folder: Path) -> None:

@@ -19,7 +19,6 @@ from sim_rl_plugin.config import RunConfig, load_config, with_overrides
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.evaluation import EVALUATION_SEED_OFFSET, evaluate
 from sim_rl_plugin.launchers import choose_launcher
-from sim_rl_plugin.launchers.elastic import STOPPED_BY_ANOTHER
 from sim_rl_plugin.launchers.starts import earlier_start, note_start
 from sim_rl_plugin.plotting import plot_curves, read_curve
 from sim_rl_plugin.ranks import Place, by_rank_0, device_of, join, leave
@@ -154,8 +153,6 @@ def _train(
     )
     leave()
     if not place.is_first:
-        if outcome.by_another_rank:
-            raise SystemExit(STOPPED_BY_ANOTHER)
         return outcome.exit_status
     rows = {"checkpoint": str(find_run(outcome.folder).checkpoint), "learning curve": _plot(outcome.folder)}
     if outcome.interrupted:
@@ -168,8 +165,6 @@ def _train(
             rows["video"] = _attempt(lambda: _film(config, device, outcome))
         if eval_episodes:
             rows["evaluation"] = _attempt(lambda: _evaluate(config, device, outcome, eval_episodes))
-    if outcome.by_another_rank:
-        raise SystemExit(STOPPED_BY_ANOTHER)  # a launcher goes on from the checkpoint
     _print_summary(rows)
     return outcome.exit_status
 

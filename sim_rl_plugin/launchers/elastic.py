@@ -21,9 +21,6 @@ from sim_rl_plugin.runners.stop_signal import EXIT_STATUS, status_of
 if TYPE_CHECKING:
     from sim_rl_plugin.launchers.request import LaunchRequest
 
-STOPPED_BY_ANOTHER = 75
-"""Exit status of a rank that stopped because another one was told to: ``EX_TEMPFAIL``, start it again."""
-
 _LOST = 76
 """Exit status of a rank that has lost the others: ``EX_PROTOCOL``."""
 
@@ -70,7 +67,8 @@ def run_rank(request: LaunchRequest) -> tuple[int, str]:
     """Be one process; return its exit status and what the user must hear, which do not start it again.
 
     Raises:
-        SystemExit: It shall be started again.
+        SystemExit: It was stopped by a signal, or has lost the others. If the launcher did not send that signal, it
+            starts all again.
     """
     import click
     import torch
@@ -82,22 +80,22 @@ def run_rank(request: LaunchRequest) -> tuple[int, str]:
     if request.pins_devices:
         pin_device(os.environ)
     try:
-        return request.run(), ""
+        status = request.run()
     except LostRanks as error:
         print(f"rank {os.environ['RANK']}: {error}", file=sys.stderr, flush=True)
         raise SystemExit(_LOST) from None
     except (UserError, click.ClickException) as error:
         return _USER_ERROR, error.format_message() if isinstance(error, click.ClickException) else str(error)
-    except (KeyboardInterrupt, SystemExit) as error:
-        status = status_of(error)
-        if status is None or (isinstance(error, SystemExit) and error.code == STOPPED_BY_ANOTHER):
-            raise
-        return status, ""
+    except KeyboardInterrupt as error:
+        raise SystemExit(status_of(error)) from None
     except (torch.distributed.DistError, RuntimeError) as error:
         if not _is_loss(error):
             raise
         print(f"rank {os.environ['RANK']} has lost the others: {_one_line(error)}", file=sys.stderr, flush=True)
         raise SystemExit(_LOST) from None
+    if status in EXIT_STATUS.values():
+        raise SystemExit(status)
+    return status, ""
 
 
 def _config(request: LaunchRequest, folder: str) -> Any:

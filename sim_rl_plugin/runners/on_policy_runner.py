@@ -99,8 +99,6 @@ class OnPolicyRunner:
         """Iterations done since the start of training, in earlier processes too."""
         self.interrupted = False
         """Whether a signal ended the last ``learn`` early: Ctrl-C, SIGTERM or SIGUSR1."""
-        self.stopped_by_another_rank = False
-        """Whether that signal was sent to another process than this one."""
         self.reached_return: float | None = None
         """Mean return of the evaluation that ended the training, see ``evaluation.stop_at_return``."""
         self._evaluations = Evaluations(EvaluationSettings(**self.cfg.get("evaluation", {})), self.cfg.get("seed") or 0)
@@ -190,7 +188,6 @@ class OnPolicyRunner:
         failure = failure or self.logger.failure  # the log is brought to disk with the checkpoint
         self._agreement.raise_together(failure, has_failed or is_due)
         self.interrupted = is_stopped
-        self.stopped_by_another_rank = is_stopped and not is_asked_to_stop
         return is_over
 
     @property
