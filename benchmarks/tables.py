@@ -52,6 +52,12 @@ SETTINGS = """## What makes it fast, and how to switch it off
   do the same. Anything else takes the plain path: the first line of a training says which paths are on, and why not
   the others (`runner.fast_paths`). `--no-fast`, or `fast: false`, takes the plain path always. Both give rsl_rl's
   numbers to float32 rounding, as `make parity` and `tests/algorithms/test_fast_paths.py` hold.
+- **On a GPU** the step of the optimizer (perceptrons and convolutions, Adam, AdamW or SGD) is recorded as a CUDA graph
+  after three warm-up steps and replayed for every mini-batch; where that fails, a line says why and the plain path
+  goes on. `float32_matmul_precision: high` takes TF32. **No GPU has run this yet**: the recording is tested with a
+  stand-in on the CPU (`tests/algorithms/test_recorded_update.py`), `make gpu` has the tests that a GPU must pass, and
+  there are no rows of a GPU on this page. An iteration waits for the device twice, once after the rollout to see
+  whether it is finite, once after the update for its losses; `tests/runners/test_host_reads.py` counts.
 - **Mixed precision** (`algorithm.use_mixed_precision`): the products of the update in bfloat16, with sums over samples
   and everything between the losses and the optimizer in float32. The rollout stays in float32.
 - **Allocator**: `sim-rl` tells glibc to keep freed memory (`keep_freed_memory: false` leaves it), unless

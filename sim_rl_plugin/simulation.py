@@ -44,7 +44,7 @@ def resolve_device(name: str) -> str:
 
 
 def prepare_process(config: RunConfig, seed: int | None = None) -> None:
-    """Seed torch on every device, NumPy and Python; set torch's number of threads, and the allocator.
+    """Seed torch on every device, NumPy and Python; set torch's threads and precision, and the allocator.
 
     Args:
         config: The settings. Without a number of threads torch's choice stays, or, where ranks share a machine,
@@ -58,6 +58,8 @@ def prepare_process(config: RunConfig, seed: int | None = None) -> None:
         torch.set_num_threads(config.torch_num_threads)
     elif Place.here().local_world_size > 1:
         torch.set_num_threads(usable_cores())
+    if config.float32_matmul_precision is not None:
+        torch.set_float32_matmul_precision(config.float32_matmul_precision)
 
 
 @contextmanager

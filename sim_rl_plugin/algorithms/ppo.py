@@ -42,6 +42,7 @@ from sim_rl_plugin.models.memory import memory_of, restore_memory
 from sim_rl_plugin.storage import RolloutStorage
 
 if TYPE_CHECKING:
+    from sim_rl_plugin.algorithms.fast.recorded import RecordedUpdate
     from sim_rl_plugin.algorithms.fast.rollout import PerceptronRollout
     from sim_rl_plugin.algorithms.fast.update import PerceptronUpdate
 
@@ -169,7 +170,9 @@ class PPO(Algorithm):
 
         self.fast = True
         """Whether fast paths may stand in for the plain one; ``fast`` in the training dict."""
-        self._fast_update: PerceptronUpdate | None = None
+        self.against_recording: str | None = None
+        """Why the optimizer's step could not be recorded, once that was tried in vain."""
+        self._fast_update: PerceptronUpdate | RecordedUpdate | None = None
         self._kept_rollout: PerceptronRollout | None = None
         self._rollout: PerceptronRollout | None = None
         """Takes the policy's steps of the rollout that ``begin_rollout`` began, if a fast path may."""
@@ -399,11 +402,16 @@ class PPO(Algorithm):
         return sums / num_updates
 
     def _fast_means(self) -> torch.Tensor:
-        """Do what ``_plain_means`` does with passes written by hand."""
-        from sim_rl_plugin.algorithms.fast.update import PerceptronUpdate  # imports numba
-
+        """Do what ``_plain_means`` does, with passes written by hand or, on a GPU, with a recording."""
         if self._fast_update is None or not self._fast_update.fits():
-            self._fast_update = PerceptronUpdate(self)
+            if torch.device(self.device).type == "cpu":
+                from sim_rl_plugin.algorithms.fast.update import PerceptronUpdate  # imports numba
+
+                self._fast_update = PerceptronUpdate(self)
+            else:
+                from sim_rl_plugin.algorithms.fast.recorded import RecordedUpdate
+
+                self._fast_update = RecordedUpdate(self)
         return self._fast_update.run()
 
     def _mini_batches(self) -> Iterator[MiniBatch]:

@@ -183,6 +183,9 @@ class RunConfig(BaseModel):
     torch_num_threads: int | None = Field(default=None, gt=0)
     """Threads of torch's operations on the CPU; null leaves torch's choice, which is every core."""
 
+    float32_matmul_precision: Literal["highest", "high", "medium"] | None = None
+    """How exact torch's float32 products are on a GPU: `high` takes TF32; null leaves torch's choice, `highest`."""
+
     init_at_random_ep_len: bool = True
     """Whether the first episodes start at random times, so that not all environments end together."""
 

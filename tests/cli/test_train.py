@@ -215,6 +215,20 @@ def test_the_settings_choose_torchs_threads_and_every_seed(install):
         torch.set_num_threads(before)
 
 
+def test_the_settings_choose_the_precision_of_products(install):
+    from sim_rl_plugin.simulation import prepare_process
+
+    install("lab")
+    before = torch.get_float32_matmul_precision()
+    try:
+        prepare_process(load_config("lab", "Reach", overrides=["float32_matmul_precision=high"]))
+        assert torch.get_float32_matmul_precision() == "high"
+        prepare_process(load_config("lab", "Reach"))
+        assert torch.get_float32_matmul_precision() == "high", "null leaves what is set"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_an_environment_that_a_plugin_recognises_is_wrapped(install):
     from sim_rl_plugin import plugins
     from sim_rl_plugin.hooks import Entry, hookimpl

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_configs import ppo_cfg
+from small_configs import CNN, MLP, CameraEnv, ppo_cfg, ppo_cfg_with
 
 from sim_rl_plugin.runners import OnPolicyRunner
 from sim_rl_plugin.testing import PointEnv
@@ -41,6 +41,35 @@ def test_a_run_resumes(tmp_path):
     second.resume(str(tmp_path / "model_5.pt"))
     assert second.completed_iterations == 6
     second.learn(2)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("model", [MLP, CNN])
+def test_a_recorded_step_gives_the_plain_numbers(model: dict, mixed: bool):
+    losses = {}
+    for fast in (True, False):
+        cfg = {**ppo_cfg_with(model, use_mixed_precision=mixed), "fast": fast}
+        env = CameraEnv(device=DEVICE)
+        torch.manual_seed(1)
+        algorithm = OnPolicyRunner(env, cfg, None, DEVICE).alg
+        assert algorithm.fast_paths.update is fast
+        losses[fast] = [losses_of_an_iteration(algorithm, env) for _ in range(4)]
+        assert algorithm.against_recording is None
+        if fast:
+            assert algorithm._fast_update._replay is not None
+    for recorded, plain in zip(losses[True], losses[False], strict=True):
+        assert recorded == pytest.approx(plain, rel=1e-2 if mixed else 1e-4)
+
+
+def losses_of_an_iteration(algorithm, env) -> dict[str, float]:
+    obs = env.get_observations()
+    algorithm.begin_rollout()
+    with torch.inference_mode():
+        for _ in range(algorithm.storage.num_transitions_per_env):
+            obs, rewards, dones, extras = env.step(algorithm.act(obs))
+            algorithm.process_env_step(obs, rewards, dones, extras)
+        algorithm.compute_returns(obs)
+    return algorithm.update()
 
 
 def test_an_update_reads_nothing_back_before_its_end():

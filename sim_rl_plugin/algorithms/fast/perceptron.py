@@ -134,11 +134,19 @@ class Perceptron:
         modules: list[Any] = list(mlp)
         self.num_rows, self.dtype = num_rows, dtype
         self._activations = [ACTIVATIONS[type(module)] for module in modules[1::2]]
-        widths = [linear.out_features for linear in modules[0::2]]
+        linears = modules[0::2]
+        widths = [linear.out_features for linear in linears]
         # A tensor made in inference mode could not be written to outside of it.
         with torch.inference_mode(False):
             self._buffers = [torch.empty(3, num_rows, width, dtype=dtype) for width in widths]
             self._ones = torch.ones(num_rows * max(widths), dtype=dtype)
+            # A product with many more rows than columns is slower than its transpose.
+            self._transposed_gradients = [
+                torch.zeros(linear.in_features, linear.out_features)
+                if dtype == torch.float32 and linear.out_features > 2 * linear.in_features
+                else None
+                for linear in linears
+            ]
         self._cuts: dict[int, list[Rows]] = {}
         self._weights: list[torch.Tensor] = []
         self._layers: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -168,10 +176,24 @@ class Perceptron:
         """Return the buffers of the last layer, in whose ``gradient`` ``backward`` begins."""
         return self._cut(number)[-1]
 
+    def begin_backward(self) -> None:
+        """Prepare for the chunks of a mini-batch."""
+        for gradient in self._transposed_gradients:
+            if gradient is not None:
+                gradient.zero_()
+
+    def end_backward(self, gradients: list[torch.Tensor]) -> None:
+        """Add to the gradients of a mini-batch, given as to ``backward``, what is still missing."""
+        for index, gradient in enumerate(self._transposed_gradients):
+            if gradient is not None:
+                gradients[2 * index].add_(gradient.t())
+
     def backward(
         self, inputs: torch.Tensor, gradients: list[torch.Tensor], input_gradient: torch.Tensor | None = None
     ) -> None:
         """Add this chunk's gradients of weights and biases, except for that of the last bias.
+
+        Between ``begin_backward`` and ``end_backward``.
 
         Args:
             inputs: What ``forward`` was last called with.
@@ -182,7 +204,10 @@ class Perceptron:
         for index in range(len(cut) - 1, -1, -1):
             rows = cut[index]
             below = inputs if index == 0 else cut[index - 1].output
-            if self.dtype == torch.float32:
+            transposed = self._transposed_gradients[index]
+            if transposed is not None:
+                transposed.addmm_(below.t(), rows.gradient)
+            elif self.dtype == torch.float32:
                 gradients[2 * index].addmm_(rows.transposed_gradient, below)
             else:
                 gradients[2 * index].add_(rows.transposed_gradient @ below)

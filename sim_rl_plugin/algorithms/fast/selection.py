@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from sim_rl_plugin.algorithms.algorithm import overrides
-from sim_rl_plugin.models import MLPModel, RNNModel
+from sim_rl_plugin.models import CNNModel, MLPModel, RNNModel
 from sim_rl_plugin.modules import MLP, RNN, EmpiricalNormalization, GaussianDistribution
 from sim_rl_plugin.storage import RolloutStorage
 
@@ -24,7 +24,7 @@ class FastPaths:
     """What was decided.
 
     Attributes:
-        update: Whether the update's passes are those written by hand.
+        update: Whether the update's passes are those written by hand, or its steps are recorded on a GPU.
         rollout: Whether the rollout's are.
         reasons: Why a path is off, by its name.
     """
@@ -46,6 +46,10 @@ _ACTIVATIONS = {nn.ELU, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.SiLU}
 
 def choose(algorithm: PPO) -> FastPaths:
     """Return which paths an algorithm takes as it is now."""
+    if torch.device(algorithm.device).type == "cuda":
+        reason = next(_against_recording(algorithm), None)
+        reasons = {"rollout": f"not for {algorithm.device}"} | ({"update": reason} if reason is not None else {})
+        return FastPaths(reason is None, False, reasons)
     shared = next(_against_both(algorithm), None)
     against = {
         "rollout": shared or next(_against_rollout(algorithm), None),
@@ -150,6 +154,34 @@ def _against_update(algorithm: PPO) -> Iterator[str]:
     trained = [id(p) for group in algorithm.optimizer.param_groups for p in group["params"]]
     if len(algorithm.optimizer.param_groups) != 1 or set(trained) != actor | critic:
         yield "the optimizer steps other parameters"
+
+
+def _against_recording(algorithm: PPO) -> Iterator[str]:
+    """Yield what speaks against a recording of the optimizer's step as a CUDA graph."""
+    from sim_rl_plugin.algorithms.ppo import PPO
+
+    if not algorithm.fast:
+        yield "switched off"
+    if algorithm.against_recording is not None:
+        yield algorithm.against_recording
+    models = {"actor": algorithm._raw_actor, "critic": algorithm._raw_critic}
+    if algorithm.actor is not models["actor"] or algorithm.critic is not models["critic"]:
+        yield "the models are compiled"
+    for name, model in models.items():
+        if type(model) not in (MLPModel, CNNModel):
+            yield f"the {name} is {type(model).__name__}, not MLPModel or CNNModel"
+        if any(_is_changed(module) for module in model.modules()):
+            yield f"the {name} has hooks or changed methods"
+    if overrides(algorithm, PPO, *_UPDATE) or any(name in vars(algorithm) for name in _UPDATE):
+        yield "a method of the update is overridden"
+    if algorithm.rnd is not None:
+        yield "random network distillation"
+    if algorithm.symmetry is not None:
+        yield "symmetry"
+    if algorithm.is_multi_gpu:
+        yield "several processes"
+    if type(algorithm.optimizer) not in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD):
+        yield f"the optimizer is {type(algorithm.optimizer).__name__}, which reads its learning rate on the host"
 
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

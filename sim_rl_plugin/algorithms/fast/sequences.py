@@ -91,6 +91,14 @@ class GatedPerceptron:
             last = memory
         return self._perceptron.forward(self._memory[:rows])
 
+    def begin_backward(self) -> None:
+        """Prepare for the chunks of a mini-batch."""
+        self._perceptron.begin_backward()
+
+    def end_backward(self, gradients: list[torch.Tensor]) -> None:
+        """Add to the gradients of a mini-batch what is still missing."""
+        self._perceptron.end_backward(gradients)
+
     def backward(self, sequences: Sequences, gradients: list[torch.Tensor]) -> None:
         """Add this chunk's gradients, as ``Perceptron.backward`` does."""
         num_steps, num_envs, _ = sequences.inputs.shape

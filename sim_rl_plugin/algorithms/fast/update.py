@@ -192,9 +192,13 @@ class _Worker:
                 gradient.zero_()
             for sums in (self.sums, self.std_gradient_a):
                 sums.fill(0.0)
+            for perceptron in self._perceptrons:
+                perceptron.begin_backward()
             for chunk in chunks:
                 self._visit_actor(chunk, std_a, number)
                 self._visit_critic(chunk, number)
+            for perceptron, views in zip(self._perceptrons, self._views, strict=True):
+                perceptron.end_backward(views)
 
     def add(self, other: _Worker) -> None:
         """Add what another worker leaves."""

@@ -106,6 +106,7 @@ def test_isaac_lab_2_without_isaac_sim_says_what_is_missing(tmp_path: Path) -> N
 
 
 def test_cameras_are_there_for_the_video_if_they_were_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("imageio")
     lab = Lab(tmp_path, 2)
     lab.sim_rl(
         "train", "--sim", "isaaclab", "--task", "Isaac-Point-v0", "--device", "cpu", "--eval-episodes", "0",

@@ -240,7 +240,7 @@ def real_env() -> Any:
     return concrete(stand_in.task_cfg(compute_final_obs=False))
 
 
-def test_a_training_runs_through_their_real_wrapper(real_env: Any, tmp_path: Any) -> None:
+def test_a_training_runs_through_their_real_wrapper(real_env: Any, not_compiled: None, tmp_path: Any) -> None:
     rsl_rl = pytest.importorskip("isaaclab_rl.rsl_rl")
     wrapper = rsl_rl.RslRlVecEnvWrapper(real_env, clip_actions=1.0)
     task = tasks.task_names()[0]
