@@ -17,7 +17,7 @@ def launch(tmp_path: Path) -> Launch:
     return Launch(tmp_path)
 
 
-def wait_for(condition, what: str, at_most_s: float = 120.0) -> None:
+def wait_for(condition, what: str, at_most_s: float = 240.0) -> None:
     end_s = time.monotonic() + at_most_s
     while not condition():
         assert time.monotonic() < end_s, what
@@ -85,7 +85,7 @@ def test_a_signal_to_the_launcher_stops_all_ranks_with_a_checkpoint(launch: Laun
     wait_for(lambda: (launch.run_dir / "model_1.pt").exists(), launch.text())
     ranks = children(process.pid)
     os.kill(process.pid, number)
-    assert process.wait(timeout=60) == status, launch.text()
+    assert process.wait(timeout=240) == status, launch.text()
     assert not [rank for rank in ranks if is_alive(rank)]
     done = len(launch.rows())
     assert f"after {done} of 500 iterations" in launch.text()
@@ -97,31 +97,36 @@ def test_a_signal_to_the_launcher_stops_all_ranks_with_a_checkpoint(launch: Laun
 
 def test_two_machines_train_and_one_of_them_goes_and_comes_back(launch: Launch):
     """Two launchers that meet on the loopback stand for two machines."""
-    launch.iterations = 400
+    launch.iterations = 5000
     together = (
         "--nnodes", "1:2", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--rdzv-id", "two", "--local-addr",
         "127.0.0.1", "--resume-latest", "--rdzv-conf", "last_call_timeout=2,keep_alive_interval=1",
     )  # fmt: skip
-    slow = {"STEP_S": "0.03"}
-    first = launch.start(*together, name="first", **slow)
-    time.sleep(1.0)  # so that the first one is the host of the rendezvous
-    second = launch.start(*together, name="second", **slow)
+    first = launch.start(*together, name="first", STEP_S="0.02")
+    time.sleep(3.0)  # so that the first one is the host of the rendezvous
+    machines = [first, launch.start(*together, name="second", STEP_S="0.02")]
     try:
         # Both are there: each has half of the environments.
-        wait_for(lambda: starts(launch).count(3) >= 2 and launch.rows(), launch.text("first"))
-        second.send_signal(signal.SIGTERM)
-        assert second.wait(timeout=60) == 143, launch.text("second")
+        wait_for(lambda: starts(launch).count(3) >= 2 and launch.rows(), "both machines")
+        machines[1].send_signal(signal.SIGTERM)
+        assert machines[1].wait(timeout=240) == 143, launch.text("second")
         # The first one goes on by itself, with all environments.
-        wait_for(lambda: 6 in starts(launch), launch.text("first"))
+        wait_for(lambda: 6 in starts(launch), "the first machine alone")
         alone_from = len(launch.rows())
-        wait_for(lambda: len(launch.rows()) > alone_from + 2, launch.text("first"))
-        back = launch.start(*together, name="back", **slow)
-        wait_for(lambda: starts(launch).count(3) >= 4, launch.text("first"))
-        assert first.wait(timeout=240) == 0, launch.text("first")
-        assert back.wait(timeout=60) == 0, launch.text("back")
+        wait_for(lambda: len(launch.rows()) > alone_from + 2, "iterations of the first machine alone")
+        before = starts(launch).count(3)
+        machines.append(launch.start(*together, name="back", STEP_S="0.02"))
+        wait_for(lambda: starts(launch).count(3) >= before + 2, "the machine that comes back")
+        together_from = len(launch.rows())
+        wait_for(lambda: len(launch.rows()) > together_from + 2, "iterations of both machines again")
+        for machine in (machines[2], first):
+            machine.send_signal(signal.SIGTERM)
+        assert [machine.wait(timeout=240) for machine in machines] == [143, 143, 143], launch.text("first")
     finally:
-        for process in (first, second):
-            process.kill()
+        for machine in machines:
+            machine.kill()
+    launch.iterations = len(launch.rows()) + 2
+    assert launch.run("--nproc-per-node", "2", "--resume-latest") == 0, launch.text()
     assert launch.is_complete()
 
 
