@@ -14,7 +14,7 @@ help:
 	@echo "make train    train the default robot on the CPU, evaluate it, film it"
 	@echo "make test     lint, types and tests"
 	@echo "make bench    the benchmarks, peers beside us (long)"
-	@echo "make torture  a training killed 50 times, and one of 100,000 iterations (long)"
+	@echo "make torture  a training killed 50 times, one rank of many 20 times, and one of 100,000 iterations (long)"
 	@echo "make fuzz     wrong input of every kind, by the thousand (long)"
 	@echo "make parity   the same numbers as rsl_rl 5.5.1, row by row"
 	@echo "make extras   every extra alone in a fresh environment (long, gigabytes)"
@@ -61,11 +61,13 @@ bench: .venv-peer/installed
 	$(PEER)/python benchmarks/time_to_reward.py
 	$(PEER)/python benchmarks/learning.py
 	$(PEER)/python benchmarks/sim_to_sim.py
+	$(PEER)/python benchmarks/distributed.py
 	$(PEER)/python benchmarks/simulators.py gymnasium-pendulum gymnasium-halfcheetah mujoco-halfcheetah
 	$(PEER)/python benchmarks/tables.py
 
 torture: $(VENV)/dev
 	$(BIN)/python benchmarks/torture.py --kills 50
+	$(BIN)/python benchmarks/faults.py --kills 20
 	$(BIN)/python benchmarks/long_run.py
 
 fuzz: $(VENV)/dev

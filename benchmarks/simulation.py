@@ -27,7 +27,8 @@ import numpy as np
 import torch
 from circumstances import circumstances
 from sim_rl_mujoco import open_task
-from sim_rl_mujoco.engine import usable_cores
+
+from sim_rl_plugin.ranks import usable_cores
 
 OURS, LIMIT, ENVPOOL = "sim-rl mujoco", "mujoco.rollout (limit)", "EnvPool"
 SYNC, ASYNC = "Gymnasium sync", "Gymnasium async"

@@ -82,6 +82,16 @@ def sim_rl_pipelines() -> list[Entry]:
 
 
 @hookimpl
+def sim_rl_launchers() -> list[Entry]:
+    """Return our launchers."""
+    return [
+        Entry("in-process", "sim_rl_plugin.launchers.in_process:launch", "One process: this one"),
+        Entry("torchrun", "sim_rl_plugin.launchers.elastic:launch", "PyTorch's elastic agent starts and restarts them"),
+        Entry("environment", "sim_rl_plugin.launchers.environment:launch", "torchrun or a scheduler has started them"),
+    ]
+
+
+@hookimpl
 def sim_rl_commands() -> list[Entry]:
     """Return our sub-commands."""
     return [
@@ -96,6 +106,7 @@ def sim_rl_commands() -> list[Entry]:
         Entry("list", "sim_rl_plugin.cli.list:list_tasks", "List simulators and their tasks"),
         Entry("plugins", "sim_rl_plugin.cli.plugins:plugins", "List plugins, what they add, and what failed"),
         Entry("check-env", "sim_rl_plugin.cli.check_env:check_env_command", "Check that an adapter keeps the contract"),
+        Entry("doctor", "sim_rl_plugin.cli.doctor:doctor", "Check what trainings need, and say what to fix"),
         Entry("replay", "sim_rl_plugin.cli.replay:replay", "Repeat the steps that led to NaN or infinity"),
         Entry("plot", "sim_rl_plugin.cli.plot:plot", "Draw the learning curves of one or many runs"),
         Entry("report", "sim_rl_plugin.cli.report:report", "Write one HTML page about one or many runs"),

@@ -93,6 +93,16 @@ def sim_rl_pipelines() -> Iterable[Entry]:
 
 
 @hookspec
+def sim_rl_launchers() -> Iterable[Entry]:
+    """Return launchers: targets are functions that run a ``LaunchRequest`` in all processes of a training.
+
+    The target is called as ``target(request)`` in the process that the user has started, and returns its exit
+    status. One that has the name of a simulator is taken for its trainings in several processes.
+    """
+    return ()
+
+
+@hookspec
 def sim_rl_commands() -> Iterable[Entry]:
     """Return sub-commands of ``sim-rl``: targets are ``click.Command`` objects."""
     return ()

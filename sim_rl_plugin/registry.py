@@ -21,6 +21,7 @@ KINDS = {
     "log_writers": "log writer",
     "adapters": "simulator",
     "pipelines": "pipeline",
+    "launchers": "launcher",
     "commands": "command",
 }
 """Every kind of entry (its hook is ``sim_rl_<kind>``) and what one of them is called in messages."""

@@ -15,6 +15,7 @@ from sim_rl_plugin.env import VecEnv, as_vec_env
 from sim_rl_plugin.env.clip_actions import ClipActions
 from sim_rl_plugin.errors import UserError, unknown_name
 from sim_rl_plugin.evaluation import seed_everything
+from sim_rl_plugin.ranks import Place, usable_cores
 from sim_rl_plugin.registry import is_own_function, load_tasks
 
 
@@ -42,13 +43,21 @@ def resolve_device(name: str) -> str:
     return f"cuda:{device.index or 0}" if device.type == "cuda" else str(device)
 
 
-def prepare_process(config: RunConfig) -> None:
-    """Seed torch on every device, NumPy and Python; set torch's threads and precision, and the allocator."""
-    seed_everything(config.seed)
+def prepare_process(config: RunConfig, seed: int | None = None) -> None:
+    """Seed torch on every device, NumPy and Python; set torch's threads and precision, and the allocator.
+
+    Args:
+        config: The settings. Without a number of threads torch's choice stays, or, where ranks share a machine,
+            this rank's share of the cores is taken.
+        seed: That of this rank; None takes the config's.
+    """
+    seed_everything(config.seed if seed is None else seed)
     if config.keep_freed_memory:
         keep_freed_memory()
     if config.torch_num_threads is not None:
         torch.set_num_threads(config.torch_num_threads)
+    elif Place.here().local_world_size > 1:
+        torch.set_num_threads(usable_cores())
     if config.float32_matmul_precision is not None:
         torch.set_float32_matmul_precision(config.float32_matmul_precision)
 

@@ -15,6 +15,7 @@ from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.evaluation import EVALUATION_SEED_OFFSET, Policy, own_random_numbers
 from sim_rl_plugin.folder_lock import LOCK_FILE
+from sim_rl_plugin.ranks import Place, by_rank_0, failing_together
 from sim_rl_plugin.run_folder import SavedRun, build_runner, owned_run, set_aside_logs, write_config
 from sim_rl_plugin.runners.stop_signal import EXIT_STATUS, leave, status_of
 from sim_rl_plugin.simulation import open_env, prepare_process
@@ -90,43 +91,80 @@ def train_to_the_end(
         UserError: The settings do not fit the environment, the run is complete already, or another
             process is training in its folder.
     """
+    place = Place.here()
     with ExitStack() as stack:
         if saved is not None:
             _require_incomplete(saved, config)
-            stack.enter_context(owned_run(saved.folder))
-        prepare_process(config)
-        env = stack.enter_context(open_env(config, device=device))
-        evaluation_env = _open_evaluation_env(stack, config, device, beside=env)
-        folder = run_folder()
+            if place.is_first:
+                stack.enter_context(owned_run(saved.folder))
+        seed = place.seed(config.seed, config.num_envs, 0 if saved is None else saved.completed_iterations)
+        prepare_process(config, seed)
+        with failing_together():
+            env, evaluation_env = _open_envs(stack, config, device, place, seed)
         unused = stack.enter_context(ExitStack())
-        unused.callback(_remove_unused, folder)
-        stack.enter_context(owned_run(folder))
-        remove_unfinished(folder)
-        if saved is None:
-            set_aside_logs(folder)
-        runner = build_runner(config, env, device, folder, saved)
-        if evaluation_env is not None:
-            _require_evaluations(runner).evaluate_in(evaluation_env)
-        if saved is not None:
-            runner.resume(str(saved.checkpoint), **saved.load_options)
-        elif hasattr(runner, "initialize"):
-            runner.initialize()  # before anything is written: what it starts from may not fit
-        remaining = config.max_iterations - runner.completed_iterations
+
+        def take_folder() -> Path:
+            return _taken_folder(run_folder, saved, stack, unused)
+
+        folder = by_rank_0(take_folder) if place.is_distributed else take_folder()
+        with failing_together():
+            runner = _prepared_runner(config, env, device, folder, saved, evaluation_env)
         unused.pop_all()
-        write_config(folder, config)
-        started(folder)
-        exit_status = 0
-        try:
-            runner.learn(remaining, init_at_random_ep_len=config.init_at_random_ep_len)
-        except (KeyboardInterrupt, SystemExit) as error:
-            # Raised after the runner's checkpoint. Without one, there is nothing to report on.
-            status = status_of(error)
-            if not runner.interrupted or status is None:
-                raise
-            exit_status = status
-        policy, completed = runner.get_inference_policy(device=device), runner.completed_iterations
-        ends = getattr(runner, "reached_return", None), getattr(runner, "on_plateau", False)
-        return Outcome(folder, policy, completed, *ends, exit_status)
+        if place.is_first:
+            write_config(folder, config)
+            started(folder)
+        return _learn(runner, config, folder, device)
+
+
+def _open_envs(
+    stack: ExitStack, config: RunConfig, device: str, place: Place, seed: int
+) -> tuple[VecEnv, VecEnv | None]:
+    """Open this rank's share of the training's environments, and those for evaluations while training."""
+    share = place.share_of(config.num_envs)
+    env = stack.enter_context(open_env(config, device=device, num_envs=share.stop - share.start, seed=seed))
+    return env, _open_evaluation_env(stack, config, device, beside=env)
+
+
+def _taken_folder(run_folder: Callable[[], Path], saved: SavedRun | None, stack: ExitStack, unused: ExitStack) -> Path:
+    """Return the run folder, which this process owns until ``stack`` ends; ``unused`` takes it away again."""
+    folder = run_folder()
+    unused.callback(_remove_unused, folder)
+    stack.enter_context(owned_run(folder))
+    remove_unfinished(folder)
+    if saved is None:
+        set_aside_logs(folder)
+    return folder
+
+
+def _prepared_runner(
+    config: RunConfig, env: VecEnv, device: str, folder: Path, saved: SavedRun | None, evaluation_env: VecEnv | None
+) -> Any:
+    """Return the runner, with what it starts from."""
+    runner = build_runner(config, env, device, folder, saved)
+    if evaluation_env is not None:
+        _require_evaluations(runner).evaluate_in(evaluation_env)
+    if saved is not None:
+        runner.resume(str(saved.checkpoint), **saved.load_options)
+    elif hasattr(runner, "initialize"):
+        runner.initialize()  # before anything is written: what it starts from may not fit
+    return runner
+
+
+def _learn(runner: Any, config: RunConfig, folder: Path, device: str) -> Outcome:
+    """Train to the end, or until a signal."""
+    exit_status = 0
+    try:
+        remaining = config.max_iterations - runner.completed_iterations
+        runner.learn(remaining, init_at_random_ep_len=config.init_at_random_ep_len)
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Raised after the runner's checkpoint. Without one, there is nothing to report on.
+        status = status_of(error)
+        if not runner.interrupted or status is None:
+            raise
+        exit_status = status
+    policy, completed = runner.get_inference_policy(device=device), runner.completed_iterations
+    ends = getattr(runner, "reached_return", None), getattr(runner, "on_plateau", False)
+    return Outcome(folder, policy, completed, *ends, exit_status)
 
 
 def _remove_unused(folder: Path) -> None:

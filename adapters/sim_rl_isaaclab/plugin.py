@@ -27,6 +27,12 @@ def sim_rl_adapters() -> Iterable[Entry]:
 
 
 @hookimpl
+def sim_rl_launchers() -> Iterable[Entry]:
+    """Return the launcher of trainings in several processes, which has the simulator's name."""
+    return (Entry(NAME, "sim_rl_isaaclab.launcher:launch", "Isaac Lab chooses the GPU of each process"),)
+
+
+@hookimpl
 def sim_rl_default_config(adapter: str, task: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return a task's own training settings; up to Isaac Lab 2.3 this starts the simulator."""
     if adapter != NAME:

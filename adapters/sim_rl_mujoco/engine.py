@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import ctypes
 import functools
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 
 from sim_rl_plugin.errors import UserError, unknown_name
+from sim_rl_plugin.ranks import usable_cores
 
 _STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 _FATAL_WARNINGS = tuple(
@@ -47,13 +47,6 @@ _CONSTANT_SOURCES = (
     "tendon_armature",
     "actuator_gear",
 )
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @functools.cache

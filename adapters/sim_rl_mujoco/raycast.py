@@ -8,7 +8,7 @@ from itertools import pairwise
 import mujoco
 import numpy as np
 
-from sim_rl_mujoco.engine import usable_cores
+from sim_rl_plugin.ranks import usable_cores
 
 _SKY_TOP = np.array([0.35, 0.52, 0.75], dtype=np.float32)
 _SKY_HORIZON = np.array([0.86, 0.91, 0.96], dtype=np.float32)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from sim_rl_plugin import distributed
 from sim_rl_plugin.algorithms.optimizer import build_optimizer, publish_learning_rate
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.modules.rnn import map_hidden_state
@@ -52,6 +53,10 @@ class Algorithm:
         self.gpu_global_rank = multi_gpu_cfg["global_rank"] if multi_gpu_cfg else 0
         self.gpu_world_size = multi_gpu_cfg["world_size"] if multi_gpu_cfg else 1
         self.grad_reduce_bucket_mb = grad_reduce_bucket_mb
+        self._weight: torch.Tensor | None = None
+        """Of this rank's means over a mini-batch among those of all ranks; None where all are alike."""
+        self._riding: torch.Tensor | None = None
+        """A mean of this rank's mini-batch that shall be averaged with the gradients."""
 
     def _build_optimizer(self, name: str, parameters: Any, learning_rate: float) -> None:
         # A CPU kernel takes the rate in double precision, so it reads back as it was given.
@@ -77,9 +82,14 @@ class Algorithm:
             means: The losses, ``(len(names),)``.
             networks: What has learned, by name.
 
+        Returns:
+            The losses; in a distributed run their means over all ranks.
+
         Raises:
             ValueError: A loss, a parameter or a normaliser is NaN or infinite.
         """
+        if self.is_multi_gpu:
+            distributed.average([means], self.grad_reduce_bucket_mb, self._weight)
         with torch.no_grad():
             totals = [torch.stack([part.sum() for part in _learned(net)]).sum() for net in networks.values()]
         results = dict(zip([*names, *networks], torch.cat((means, torch.stack(totals))).tolist(), strict=True))
@@ -87,6 +97,27 @@ class Algorithm:
         if bad:
             raise DivergedUpdate(bad, self.learning_rate)
         return {name: results[name] for name in names}
+
+    # Distributed training
+
+    def reduce_parameters(self) -> None:
+        """Average the gradients of all ranks; call it between the backward pass and the optimizer's step."""
+        raise NotImplementedError
+
+    def _average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Average gradients over all ranks, and what rides with them."""
+        riders = [] if self._riding is None else [self._riding]
+        distributed.average_gradients(parameters, self.grad_reduce_bucket_mb, self._weight, riders)
+        self._riding = None
+
+    def _average_with(self, mean: torch.Tensor | None) -> None:
+        """Average the gradients of all ranks and, in the same collective, a mean over the mini-batch, in place."""
+        self._riding = mean
+        self.reduce_parameters()
+        if self._riding is not None:
+            # Somebody's own ``reduce_parameters`` takes nothing along.
+            distributed.average([self._riding], self.grad_reduce_bucket_mb, self._weight)
+            self._riding = None
 
     # Some environments only
 

@@ -238,6 +238,8 @@ class Distillation(Algorithm):
         """
         self.num_updates += 1
         publish_learning_rate(self.optimizer, self._learning_rate)
+        if self.is_multi_gpu:
+            self._weight = distributed.weight_of(self.storage.num_envs, self.device)
         total = torch.zeros((), device=self.device)
         pending: torch.Tensor | None = None
         steps_done = 0
@@ -520,12 +522,12 @@ class Distillation(Algorithm):
 
     def broadcast_parameters(self) -> None:
         """Give every rank the models of rank 0."""
-        for model in (self._raw_student, self._raw_teacher):
-            distributed.broadcast(model.state_dict().values())
+        models = (self._raw_student, self._raw_teacher)
+        distributed.broadcast(value for model in models for value in model.state_dict().values())
 
     def reduce_parameters(self) -> None:
         """Average the gradients of all ranks; call it between the backward pass and the optimizer's step."""
-        distributed.average_gradients(self._raw_student.parameters(), self.grad_reduce_bucket_mb)
+        self._average_gradients(self._raw_student.parameters())
 
 
 def _with_exported_teachers(cfg: dict[str, Any]) -> dict[str, Any]:

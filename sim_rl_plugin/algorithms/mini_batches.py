@@ -61,6 +61,7 @@ class MiniBatches:
         *,
         num_mini_batches: int,
         normalize_advantages: bool,
+        over_all_ranks: bool,
         prepare: bool,
     ) -> None:
         """Prepare what all mini-batches share.
@@ -73,6 +74,7 @@ class MiniBatches:
             symmetry: Symmetry, or None.
             num_mini_batches: Mini-batches per epoch.
             normalize_advantages: Give each mini-batch's advantages mean 0 and deviation 1.
+            over_all_ranks: The same mini-batch of all ranks together.
             prepare: False hands observations to every model, for a compiled forward pass starts there.
         """
         self._storage = storage
@@ -81,6 +83,7 @@ class MiniBatches:
         self._symmetry = symmetry
         self._num = num_mini_batches
         self._normalize = normalize_advantages
+        self._over_all_ranks = over_all_ranks
         # Mirror images are made of observations, so nothing can be prepared before them.
         allowed = prepare and symmetry is None
         self._prepared = [allowed and getattr(model, "has_fixed_input", False) for model in (actor, critic)]
@@ -139,7 +142,7 @@ class MiniBatches:
         """Return a function that makes a mini-batch: at once if it is always the same, or else when it is needed."""
         assert samples.advantages is not None
         if self._normalize:
-            samples.advantages = normalize(samples.advantages)
+            samples.advantages = normalize(samples.advantages, self._over_all_ranks)
 
         def make() -> MiniBatch:
             batch = copy.copy(samples)
@@ -171,7 +174,7 @@ class MiniBatches:
             samples = storage.recurrent_batch(envs, observations, masks[:, pieces])
             assert samples.advantages is not None
             if self._normalize:
-                samples.advantages = normalize(samples.advantages)
+                samples.advantages = normalize(samples.advantages, self._over_all_ranks)
             inputs = []
             for index, value in enumerate(shared):
                 if value is not None and not self._models[index].is_recurrent:
@@ -215,6 +218,7 @@ def from_generator(
     num_mini_batches: int,
     num_epochs: int,
     normalize_advantages: bool,
+    over_all_ranks: bool,
 ) -> Iterator[MiniBatch]:
     """Yield the mini-batches of the storage's own generators, for a storage that brings its own."""
     is_recurrent = any(model.is_recurrent for model in models)
@@ -223,7 +227,7 @@ def from_generator(
         assert samples.observations is not None and samples.advantages is not None
         num_originals = samples.observations.batch_size[0]
         if normalize_advantages:
-            samples.advantages = normalize(samples.advantages)
+            samples.advantages = normalize(samples.advantages, over_all_ranks)
         if symmetry is not None:
             symmetry.augment_batch(samples, num_originals)
         actor, critic = (ModelInput(samples.observations, samples.masks, state) for state in samples.hidden_states)

@@ -96,6 +96,7 @@ class PPO(Algorithm):
         grad_reduce_bucket_mb: float = 25,
         normalizer_update: Literal["after_update", "each_step"] = "after_update",
         reward_scale: float = 1.0,
+        normalize_advantage_per_rank: bool = False,
     ) -> None:
         """Take the models and the storage, and build the optimizer.
 
@@ -128,6 +129,8 @@ class PPO(Algorithm):
                 rsl_rl 5.5.1, or ``each_step`` as in 5.0, which shifts the policy during a rollout.
             reward_scale: Factor of the environment's rewards, intrinsic ones excepted. Values and returns
                 are in the scaled unit; what is logged stays in the task's.
+            normalize_advantage_per_rank: In a distributed run, let each rank normalise its own advantages, as
+                rsl_rl does, instead of over all ranks, with which k ranks learn what one would.
 
         Raises:
             ValueError: A value is out of range.
@@ -163,6 +166,7 @@ class PPO(Algorithm):
         self.use_mixed_precision = use_mixed_precision
         self.normalizer_update = normalizer_update
         self.reward_scale = reward_scale
+        self.normalize_advantage_per_rank = normalize_advantage_per_rank
 
         self.fast = True
         """Whether fast paths may stand in for the plain one; ``fast`` in the training dict."""
@@ -172,6 +176,8 @@ class PPO(Algorithm):
         self._kept_rollout: PerceptronRollout | None = None
         self._rollout: PerceptronRollout | None = None
         """Takes the policy's steps of the rollout that ``begin_rollout`` began, if a fast path may."""
+        self._kl_mean: torch.Tensor | None = None
+        """Of a distributed run's mini-batch, until it has been averaged over all ranks."""
         self._values_deferred = False
         self._time_outs: list[TimeOuts] = []
         self._skipped_n: dict[int, torch.Tensor] = {}
@@ -292,7 +298,7 @@ class PPO(Algorithm):
             if self._skipped_n:
                 advantages = self._leave_out_skipped(advantages)
             if not self.normalize_advantage_per_mini_batch:
-                advantages = normalize(advantages)
+                advantages = normalize(advantages, self._normalizes_over_all_ranks)
             storage.advantages.copy_(advantages)
         self._values_deferred = False
         self._rollout = None
@@ -306,7 +312,11 @@ class PPO(Algorithm):
         self._skipped_n.clear()
         # The critic's target is the value that it has.
         storage.returns.copy_(torch.where(skipped_tn, storage.values, storage.returns))
-        return leave_out(advantages_tn, skipped_tn)
+        return leave_out(advantages_tn, skipped_tn, self._normalizes_over_all_ranks)
+
+    @property
+    def _normalizes_over_all_ranks(self) -> bool:
+        return self.is_multi_gpu and not self.normalize_advantage_per_rank
 
     @property
     def learns_each_step(self) -> bool:
@@ -361,6 +371,8 @@ class PPO(Algorithm):
             ValueError: A loss or a parameter became NaN or infinite.
         """
         publish_learning_rate(self.optimizer, self._learning_rate)
+        if self.is_multi_gpu:
+            self._weight = distributed.weight_of(self._mini_batch_size(), self.device)
         names = ["value", "surrogate", "entropy"]
         names += ["rnd"] if self.rnd is not None else []
         names += ["symmetry"] if self.symmetry is not None else []
@@ -372,6 +384,13 @@ class PPO(Algorithm):
         if self.rnd is not None:
             networks["rnd predictor"] = self.rnd
         return self._checked(names, means, networks)
+
+    def _mini_batch_size(self) -> int:
+        """Return how many samples of this rank a mini-batch has, mirror images not counted."""
+        storage = self.storage
+        if any(model.is_recurrent for model in self.models()):
+            return storage.num_envs // self.num_mini_batches * storage.num_transitions_per_env
+        return storage.num_envs * storage.num_transitions_per_env // self.num_mini_batches
 
     def _plain_means(self, number: int) -> torch.Tensor:
         """Take all optimizer steps; return the means of the ``number`` losses."""
@@ -405,6 +424,7 @@ class PPO(Algorithm):
                 num_mini_batches=self.num_mini_batches,
                 num_epochs=self.num_learning_epochs,
                 normalize_advantages=self.normalize_advantage_per_mini_batch,
+                over_all_ranks=self._normalizes_over_all_ranks,
             )
         batches = MiniBatches(
             self.storage,
@@ -414,6 +434,7 @@ class PPO(Algorithm):
             self.symmetry,
             num_mini_batches=self.num_mini_batches,
             normalize_advantages=self.normalize_advantage_per_mini_batch,
+            over_all_ranks=self._normalizes_over_all_ranks,
             prepare=self.actor is self._raw_actor,
         )
         return batches.epochs(self.num_learning_epochs)
@@ -443,7 +464,7 @@ class PPO(Algorithm):
             self.rnd.optimizer.zero_grad()
             rnd_loss.backward()
         if self.is_multi_gpu:
-            self.reduce_parameters()
+            self._average_with_kl()
         nn.utils.clip_grad_norm_(self._raw_actor.parameters(), self.max_grad_norm)
         nn.utils.clip_grad_norm_(self._raw_critic.parameters(), self.max_grad_norm)
         self.optimizer.step()
@@ -491,10 +512,18 @@ class PPO(Algorithm):
         with torch.no_grad():
             kl_mean = self.actor.get_kl_divergence(old_params, new_params).float().mean()
             if self.is_multi_gpu:
-                # Every rank computes the same rate from the same mean.
-                distributed.all_reduce_mean(kl_mean)
+                self._kl_mean = kl_mean  # goes with the gradients
+                return
             self._learning_rate.copy_(adapted_learning_rate(self._learning_rate, kl_mean, desired_kl))
         publish_learning_rate(self.optimizer, self._learning_rate)
+
+    def _average_with_kl(self) -> None:
+        """Average gradients and KL divergence over all ranks, and adapt the learning rate, the same on each."""
+        kl_mean, self._kl_mean = self._kl_mean, None
+        self._average_with(kl_mean)
+        if kl_mean is not None and self.desired_kl is not None:
+            self._learning_rate.copy_(adapted_learning_rate(self._learning_rate, kl_mean, self.desired_kl))
+            publish_learning_rate(self.optimizer, self._learning_rate)
 
     # Models
 
@@ -669,16 +698,15 @@ class PPO(Algorithm):
         """Give every rank the models of rank 0."""
         models: list[nn.Module] = [self._raw_actor, self._raw_critic]
         if self.rnd is not None:
-            models += [self.rnd.predictor, self.rnd.target]
-        for model in models:
-            distributed.broadcast(model.state_dict().values())
+            models.append(self.rnd)
+        distributed.broadcast(value for model in models for value in model.state_dict().values())
 
     def reduce_parameters(self) -> None:
         """Average the gradients of all ranks; call it between the backward pass and the optimizer's step."""
         parameters = list(dict.fromkeys(self._parameters()))
         if self.rnd is not None:
             parameters += self.rnd.parameters()
-        distributed.average_gradients(parameters, self.grad_reduce_bucket_mb)
+        self._average_gradients(parameters)
 
     def _parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters in the optimizer's order; what actor and critic share comes twice."""

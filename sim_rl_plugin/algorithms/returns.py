@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import torch
 
+from sim_rl_plugin import distributed
+
 
 def generalized_advantage_estimation(
     rewards_tn: torch.Tensor,
@@ -43,16 +45,21 @@ def generalized_advantage_estimation(
     return advantages_tn.add_(values_tn)
 
 
-def leave_out(advantages_tn: torch.Tensor, skipped_tn: torch.Tensor) -> torch.Tensor:
+def leave_out(advantages_tn: torch.Tensor, skipped_tn: torch.Tensor, over_all_ranks: bool = False) -> torch.Tensor:
     """Return advantages ``(t, n, 1)`` in which steps that did not take place have the mean of all others.
 
     Normalisation turns it into 0, and it shifts the mean of nothing else.
     """
     taken_tn = (~skipped_tn).to(advantages_tn.dtype)
     mean = (advantages_tn * taken_tn).sum() / taken_tn.sum().clamp(min=1.0)
+    if over_all_ranks:
+        _, mean, _ = distributed.merged_moments(taken_tn.sum(), mean, torch.zeros_like(mean))
     return torch.where(skipped_tn, mean, advantages_tn)
 
 
-def normalize(advantages: torch.Tensor) -> torch.Tensor:
-    """Return advantages with mean 0 and standard deviation 1 over all entries."""
+def normalize(advantages: torch.Tensor, over_all_ranks: bool = False) -> torch.Tensor:
+    """Return advantages with mean 0 and standard deviation 1 over all entries, or over those of all ranks."""
+    if over_all_ranks:
+        count, mean, squares = distributed.moments(advantages.reshape(-1))
+        return (advantages - mean) / ((squares / (count - 1)).sqrt() + 1e-8)
     return (advantages - advantages.mean()) / (advantages.std() + 1e-8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,11 +13,15 @@ import click
 
 from sim_rl_plugin.cli import options
 from sim_rl_plugin.cli.eval import describe_result
+from sim_rl_plugin.cli.launch_options import launch_options, launch_request
 from sim_rl_plugin.cli.plot import default_label
 from sim_rl_plugin.config import RunConfig, load_config, with_overrides
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.evaluation import EVALUATION_SEED_OFFSET, evaluate
+from sim_rl_plugin.launchers import choose_launcher
+from sim_rl_plugin.launchers.starts import earlier_start, note_start
 from sim_rl_plugin.plotting import plot_curves, read_curve
+from sim_rl_plugin.ranks import Place, by_rank_0, device_of, join, leave
 from sim_rl_plugin.run_folder import (
     METRICS_FILE,
     SavedRun,
@@ -28,7 +34,7 @@ from sim_rl_plugin.run_folder import (
 )
 from sim_rl_plugin.runners.stop_signal import leaving_at_once
 from sim_rl_plugin.simulation import open_env, resolve_device
-from sim_rl_plugin.training import Outcome, require_one_process, train_to_the_end
+from sim_rl_plugin.training import Outcome, train_to_the_end
 from sim_rl_plugin.video import step_time_s, write_video
 
 _VIDEO_TIME_S = 10.0
@@ -58,8 +64,32 @@ _VIDEO_TIME_S = 10.0
 )
 @click.option("--eval-episodes", type=click.IntRange(min=0), default=10, show_default=True, help="Episodes at the end.")
 @click.option("--video/--no-video", default=True, show_default=True, help="Film the trained policy.")
+@launch_options
 @click.argument("overrides", nargs=-1)
-def train(
+def train(trust: bool, launch: dict[str, Any], **arguments: Any) -> None:
+    """Train a policy, and write checkpoints, logs, a learning curve and a video to a run folder.
+
+    OVERRIDES set anything: algorithm.learning_rate=3e-4 actor.hidden_dims=[256,128] env.num_threads=4.
+    Without --sim, the simulator is MuJoCo. Ctrl-C, SIGTERM and SIGUSR1 save a checkpoint and end the training,
+    with status 130, 143 and 75: run the same command with --resume-latest to go on. With --nproc-per-node, the
+    environments are divided among that many processes, which learn together.
+    """
+    resume = arguments["resume"]
+    if trust and resume is None:
+        raise click.UsageError("--trust goes with --resume, and says that its checkpoint may run code")
+    if resume is not None:
+        if arguments["resume_latest"]:
+            raise click.UsageError("--resume-latest does not go with --resume, which names a run")
+        for option, key in (("--config", "config_file"), ("--run-dir", "run_dir")):
+            if arguments[key] is not None:
+                raise click.UsageError(f"{option} does not go with --resume, which continues with a run's own")
+    request = launch_request("sim_rl_plugin.cli.train:train_here", {"trust": trust, **arguments}, **launch)
+    status = choose_launcher(request, launch["launcher"], arguments["simulator"])(request)
+    if status:
+        raise click.exceptions.Exit(status)
+
+
+def train_here(
     config_file: Path | None,
     run_dir: Path | None,
     runs_root: Path,
@@ -70,44 +100,58 @@ def train(
     video: bool,
     overrides: tuple[str, ...],
     **given: Any,
-) -> None:
-    """Train a policy, and write checkpoints, logs, a learning curve and a video to a run folder.
-
-    OVERRIDES set anything: algorithm.learning_rate=3e-4 actor.hidden_dims=[256,128] env.num_threads=4.
-    Without --sim, the simulator is MuJoCo. Ctrl-C, SIGTERM and SIGUSR1 save a checkpoint and end the training,
-    with status 130, 143 and 75: run the same command with --resume-latest to go on.
-    """
-    require_one_process("sim-rl train")
-    if trust and resume is None:
-        raise click.UsageError("--trust goes with --resume, and says that its checkpoint may run code")
-    saved: SavedRun | None
+) -> int:
+    """Train in this process, the only one or one of many, and return its exit status; see ``train``."""
+    place = Place.here()
+    start = earlier_start()
+    if start is not None:
+        # This launch has a run folder already, and lost the processes that were training in it.
+        run_dir, resume, resume_latest = (run_dir, start, False) if resume is not None else (start, None, True)
+    if not place.is_first:
+        warnings.simplefilter("ignore")
     with leaving_at_once(), ExitStack() as owned:
-        if resume is not None:
-            if resume_latest:
-                raise click.UsageError("--resume-latest does not go with --resume, which names a run")
-            saved, config = _resumed_settings(resume, config_file, run_dir, trust, overrides, given, owned)
-        else:
+
+        def choose() -> tuple[SavedRun | None, RunConfig]:
+            if resume is not None:
+                return _resumed_settings(resume, trust, overrides, given, owned)
             config = load_config(given.pop("simulator"), given.pop("task"), config_file, overrides, given)
             saved = _latest(run_dir, runs_root, config, overrides, given, owned) if resume_latest else None
-            if saved is not None:
-                config = with_overrides(saved.settings, overrides, given)
-                if saved.is_complete(config):
-                    click.echo(f"complete: {saved.folder} has {_why_complete(saved, config)}")
-                    return
-        _train(config, saved, run_dir, runs_root, eval_episodes, video)
+            return saved, config if saved is None else with_overrides(saved.settings, overrides, given)
+
+        if place.is_distributed:
+            join()
+            owned.callback(leave)
+        saved, config = by_rank_0(choose) if place.is_distributed else choose()
+        if saved is not None and resume is None and saved.is_complete(config):
+            _say(f"complete: {saved.folder} has {_why_complete(saved, config)}")
+            return 0
+        if start is not None:
+            where = "the beginning" if saved is None else saved.checkpoint
+            _say(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '')} goes on from {where}")
+        return _train(config, saved, run_dir, runs_root, eval_episodes, video)
+
+
+def _say(line: str) -> None:
+    """Print a line, once for all processes."""
+    if Place.here().is_first:
+        click.echo(line)
 
 
 def _train(
     config: RunConfig, saved: SavedRun | None, run_dir: Path | None, runs_root: Path, eval_episodes: int, video: bool
-) -> None:
-    device = resolve_device(config.device)
+) -> int:
+    place = Place.here()
+    device = device_of(resolve_device(config.device), place)
     outcome = train_to_the_end(
         config,
         device,
-        lambda: _run_folder(saved, run_dir, runs_root, config),
+        lambda: note_start(_run_folder(saved, run_dir, runs_root, config)),
         saved,
         started=lambda folder: click.echo(f"run folder: {folder}"),
     )
+    leave()
+    if not place.is_first:
+        return outcome.exit_status
     rows = {"checkpoint": str(find_run(outcome.folder).checkpoint), "learning curve": _plot(outcome.folder)}
     if outcome.interrupted:
         rows["stopped"] = f"after {outcome.completed} of {config.max_iterations} iterations"
@@ -122,8 +166,7 @@ def _train(
         if eval_episodes:
             rows["evaluation"] = _attempt(lambda: _evaluate(config, device, outcome, eval_episodes))
     _print_summary(rows)
-    if outcome.interrupted:
-        raise click.exceptions.Exit(outcome.exit_status)
+    return outcome.exit_status
 
 
 def _why_complete(saved: SavedRun, config: RunConfig) -> str:
@@ -133,18 +176,9 @@ def _why_complete(saved: SavedRun, config: RunConfig) -> str:
 
 
 def _resumed_settings(
-    resume: Path,
-    config_file: Path | None,
-    run_dir: Path | None,
-    trust: bool,
-    overrides: tuple[str, ...],
-    given: dict[str, Any],
-    owned: ExitStack,
+    resume: Path, trust: bool, overrides: tuple[str, ...], given: dict[str, Any], owned: ExitStack
 ) -> tuple[SavedRun, RunConfig]:
     """Return the run of ``--resume``, whose folder is then owned, and the resolved settings."""
-    for option, value in (("--config", config_file), ("--run-dir", run_dir)):
-        if value is not None:
-            raise click.UsageError(f"{option} does not go with --resume, which continues with a run's own")
     if resume.exists():
         # Before its last checkpoint is looked for: another process might write one more.
         owned.enter_context(owned_run(resume if resume.is_dir() else resume.parent))

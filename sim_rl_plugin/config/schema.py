@@ -190,6 +190,10 @@ class RunConfig(BaseModel):
     keep_freed_memory: bool = True
     """Whether glibc's allocator keeps freed memory instead of faulting it in again; nothing elsewhere."""
 
+    hang_timeout_s: Number | None = Field(default=600.0, gt=0)
+    """Seconds without a step after which a rank of a distributed training counts as hanging: it is named, and all
+    ranks end (docs/distributed.md); null waits for ever."""
+
     torch_num_threads: int | None = Field(default=None, gt=0)
     """Threads of torch's operations on the CPU; null leaves torch's choice, which is every core."""
 

@@ -6,7 +6,7 @@ Legend of shapes: ``t`` steps of a rollout, ``n`` environments.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -75,12 +75,20 @@ class EpisodeStatistics:
 
         One list per return: two lists in all, or four with intrinsic rewards.
         """
+        columns = self.finished_by_step().t().tolist()
+        return tuple(columns[1:])
+
+    def finished_by_step(self) -> torch.Tensor:
+        """Return what ``finished`` does as a table ``(episodes, 1 + rows)``, on the CPU.
+
+        Its first column holds the step, since the last call, in which the episode ended.
+        """
         if not self._steps:
-            return tuple([] for _ in range(self._running_rn.shape[0]))
+            return torch.zeros(0, 1 + self._running_rn.shape[0])
         ended_tn, *rows_tn = torch.stack(self._steps, dim=1).cpu()
         self._steps.clear()
-        ended_tn = ended_tn > 0
-        return tuple(values_tn[ended_tn].tolist() for values_tn in rows_tn)
+        steps = (ended_tn > 0).nonzero()[:, 0].to(ended_tn.dtype)
+        return torch.stack([steps, *(values_tn[ended_tn > 0] for values_tn in rows_tn)], dim=1)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the episodes in progress."""
@@ -119,6 +127,10 @@ class EnvironmentLog:
 
     def means(self) -> dict[str, float]:
         """Return the means since the last call, under the tags they are logged by."""
+        return means_of([self.totals()])
+
+    def totals(self) -> dict[str, tuple[float, int]]:
+        """Return sums and counts since the last call, by the tags they are logged by."""
         tensors = {key: value for key, value in self._sums.items() if isinstance(value, torch.Tensor)}
         sums: dict[str, Any] = dict(self._sums)
         if tensors:
@@ -129,4 +141,15 @@ class EnvironmentLog:
             sums = {key: total for key, total in sums.items() if math.isfinite(total)}
         counts = self._counts
         self._sums, self._counts, self._only_finite = {}, {}, False
-        return {key if "/" in key else f"Episode/{key}": sums[key] / counts[key] for key in sums if counts[key]}
+        return {key if "/" in key else f"Episode/{key}": (sums[key], counts[key]) for key in sums if counts[key]}
+
+
+def means_of(parts: Sequence[Mapping[str, tuple[float, int]]]) -> dict[str, float]:
+    """Return the means of all values out of the ``totals`` of several processes."""
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for part in parts:
+        for key, (total, count) in part.items():
+            sums[key] = sums.get(key, 0.0) + total
+            counts[key] = counts.get(key, 0) + count
+    return {key: sums[key] / counts[key] for key in sums}

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
+from sim_rl_plugin import distributed
 from sim_rl_plugin.config.signature import check_value
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.logging.console import TrainingConsole, show_line
-from sim_rl_plugin.logging.episodes import EnvironmentLog, EpisodeStatistics
+from sim_rl_plugin.logging.episodes import EnvironmentLog, EpisodeStatistics, means_of
 from sim_rl_plugin.logging.log_writer import LogWriter
 from sim_rl_plugin.registry import resolve_class
 
@@ -26,7 +27,7 @@ _RECENT_EPISODES = 100
 class Logger:
     """The logger of a runner, with the methods and tags of rsl_rl's.
 
-    Only the main process of a distributed run writes.
+    Only the main process of a distributed run writes, and what it writes is of the episodes of all processes.
     """
 
     def __init__(
@@ -55,8 +56,11 @@ class Logger:
         self.log_dir = log_dir
         self.cfg = cfg
         self.env_cfg = env_cfg
+        self.device = device
         self.num_envs = num_envs
         self.gpu_world_size = gpu_world_size
+        self.is_distributed = is_distributed
+        self._num_envs_of_all_ranks: int | None = None if is_distributed else num_envs
         self.disable_logs = is_distributed and gpu_global_rank != 0
         self.git_status_repos: list[str] = []
         self.tot_timesteps = 0
@@ -167,14 +171,16 @@ class Logger:
         Returns:
             All metrics under their tags.
         """
-        steps = self.cfg["num_steps_per_env"] * self.num_envs * self.gpu_world_size
+        if self._num_envs_of_all_ranks is None:
+            self._num_envs_of_all_ranks = distributed.sum_over_ranks(self.num_envs, self.device)
+        steps = self.cfg["num_steps_per_env"] * self._num_envs_of_all_ranks
         iteration_time_s = collect_time + learn_time
         self.tot_timesteps += steps
         self.tot_time += iteration_time_s
-        for recent, finished in zip(self._recent(), self._episodes.finished(), strict=False):
-            recent.extend(finished)
+        finished, metrics = self._of_all_ranks()
+        for recent, column in zip(self._recent(), finished.t()[1:].tolist(), strict=False):
+            recent.extend(column)
 
-        metrics = self._environment_log.means()
         metrics.update({f"Loss/{key}": value for key, value in loss_dict.items()})
         metrics["Loss/learning_rate"] = learning_rate
         if action_std is not None:
@@ -197,6 +203,20 @@ class Logger:
             self._write(metrics, it)
         self._show(metrics, it, start_it, total_it)
         return metrics
+
+    def _of_all_ranks(self) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the episodes that ended, see ``EpisodeStatistics.finished_by_step``, and what environments log.
+
+        On the main process of a distributed run they are those of all processes, in the order in which they ended.
+        """
+        finished, totals = self._episodes.finished_by_step(), self._environment_log.totals()
+        if not self.is_distributed:
+            return finished, means_of([totals])
+        # More are not remembered.
+        parts = distributed.gathered((finished[-_RECENT_EPISODES:].tolist(), totals)) or [(finished.tolist(), totals)]
+        episodes = [episode for part, _ in parts for episode in part]
+        table = torch.tensor(episodes).view(len(episodes), finished.shape[1])
+        return table[table[:, 0].argsort(stable=True)], means_of([part for _, part in parts])
 
     def _write(self, metrics: dict[str, float], it: int) -> None:
         for writer in self.writers:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from sim_rl_plugin import distributed
+
 
 class EmpiricalNormalization(nn.Module):
     """Shift and scale by the mean and standard deviation of everything seen so far.
@@ -123,15 +125,10 @@ class DiscountedAverage:
 
 def _moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return count, mean ``(1, *shape)`` and biased variance ``(1, *shape)`` of a batch over all ranks."""
+    if distributed.is_running():
+        count, mean, squares = distributed.moments(x)
+        return count, mean, squares / count
     count = torch.tensor(x.shape[0], dtype=torch.long, device=x.device)
     mean = x.mean(dim=0, keepdim=True)
-    if not torch.distributed.is_initialized():
-        # Two plain passes: torch.var walks a tall matrix column by column, ten times slower.
-        return count, mean, (x - mean).square_().mean(dim=0, keepdim=True)
-    torch.distributed.all_reduce(count)
-    total = mean * x.shape[0]
-    torch.distributed.all_reduce(total)
-    mean = total / count
-    squares = (x - mean).square_().sum(dim=0, keepdim=True)
-    torch.distributed.all_reduce(squares)
-    return count, mean, squares / count
+    # Two plain passes: torch.var walks a tall matrix column by column, ten times slower.
+    return count, mean, (x - mean).square_().mean(dim=0, keepdim=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 import warnings
 from pathlib import Path
@@ -14,7 +12,7 @@ from tensordict import TensorDict
 from torch import nn
 
 import sim_rl_plugin
-from sim_rl_plugin import distributed, plugins
+from sim_rl_plugin import plugins, ranks
 from sim_rl_plugin.algorithms import PPO
 from sim_rl_plugin.algorithms.fast.selection import FastPaths
 from sim_rl_plugin.checkpoint import (
@@ -34,16 +32,20 @@ from sim_rl_plugin.checkpoint_retention import remove_outdated
 from sim_rl_plugin.config import check_train_cfg
 from sim_rl_plugin.config.schema import EvaluationSettings, KeepCheckpoints
 from sim_rl_plugin.env import VecEnv, as_vec_env
+from sim_rl_plugin.env.ages import spread_episode_ends
 from sim_rl_plugin.env.form import EnvironmentForm
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.export import export_policy_of
 from sim_rl_plugin.layout import check_layout, describe_layout
 from sim_rl_plugin.logging.logger import Logger
 from sim_rl_plugin.models.exported_policy import is_exported_policy
+from sim_rl_plugin.position import POSITION
 from sim_rl_plugin.registry import packages_of_simulator, resolve_callable
+from sim_rl_plugin.runners.agreement import Agreement
 from sim_rl_plugin.runners.evaluations import Evaluations
 from sim_rl_plugin.runners.quarantine import guard_of
-from sim_rl_plugin.runners.stop_signal import StopSignal, leave
+from sim_rl_plugin.runners.stop_signal import leave_as_asked
+from sim_rl_plugin.watchdog import HANG_TIMEOUT
 
 
 class OnPolicyRunner:
@@ -137,14 +139,14 @@ class OnPolicyRunner:
             )
         self._evaluations.prepare(self.is_distributed, self.logger.log_dir if self._resumed_from else None)
         if init_at_random_ep_len and not self._simulation_restored:
-            self._spread_episode_ends()
+            spread_episode_ends(self.env)
         obs = self._guard.first(self._to_device(self.env.get_observations()))
         self.alg.train_mode()
         if self.is_distributed:
             self.alg.broadcast_parameters()
         hooks = plugins.get_manager()
         # What writers and hooks draw is no part of the training: they are asked again when it is resumed.
-        with kept_random_state():
+        with kept_random_state(), ranks.failing_together():
             self.logger.init_logging_writer()
             hooks.fire("sim_rl_run_start", runner=self)
         if self.fast_paths is not None:
@@ -154,21 +156,10 @@ class OnPolicyRunner:
         end = first + num_learning_iterations
         self.interrupted = False
         try:
-            with StopSignal() as stop:
+            with self._agreement.stop_signal() as stop:
                 for iteration in range(first, end):
                     obs = self._iterate(obs, iteration, first, end)
-                    is_stopped = self._is_stopped(stop)
-                    self.reached_return = self._evaluations.reached_return(iteration)
-                    self.on_plateau = self._evaluations.is_on_plateau(iteration)
-                    # Where there is no room for a log, a checkpoint may still find some.
-                    failure = self.logger.failure or self._guard.failure
-                    is_over = is_stopped or self.on_plateau or self.reached_return is not None or failure is not None
-                    if self._writes_checkpoints:
-                        self._save_into_run_folder(iteration, is_last=is_over or iteration == end - 1)
-                    if failure := failure or self.logger.failure:  # the log is brought to disk with the checkpoint
-                        raise failure
-                    self.interrupted = is_stopped
-                    if is_over:
+                    if self._end_iteration(iteration, iteration == end - 1, stop.requested):
                         break
         except BaseException as error:
             hooks.fire("sim_rl_run_error", runner=self, error=error)
@@ -177,11 +168,29 @@ class OnPolicyRunner:
             self.logger.stop_logging_writer()
         hooks.fire("sim_rl_run_end", runner=self)
         if self.interrupted:
-            leave(stop.number or signal.SIGTERM)  # on a rank without a signal of its own, as launchers send
+            leave_as_asked(stop)
 
-    def _is_stopped(self, stop: StopSignal) -> bool:
-        """Return whether a signal asks to stop; all ranks stop together, or those left would wait for ever."""
-        return distributed.any_rank(stop.requested, self.device) if self.is_distributed else stop.requested
+    def _end_iteration(self, iteration: int, is_last: bool, is_asked_to_stop: bool) -> bool:
+        """Write what is due after an iteration, and return whether the training is over.
+
+        Raises:
+            ValueError: Something could not be written, or too many iterations went wrong; on all ranks.
+        """
+        # Where there is no room for a log, a checkpoint may still find some.
+        failure = self.logger.failure or self._guard.failure
+        is_stopped, has_failed = self._agreement.any(is_asked_to_stop, failure is not None)
+        self.reached_return = self._evaluations.reached_return(iteration)
+        self.on_plateau = self._evaluations.is_on_plateau(iteration)
+        is_over = is_stopped or self.on_plateau or self.reached_return is not None or has_failed
+        is_due = is_over or is_last or iteration % self.cfg["save_interval"] == 0
+        if self._writes_checkpoints:
+            POSITION.at(f"iteration {iteration}, writing")
+            with self._agreement.noting_failure():
+                self._save_into_run_folder(iteration, is_due)
+        failure = failure or self.logger.failure  # the log is brought to disk with the checkpoint
+        self._agreement.raise_together(failure, has_failed or is_due)
+        self.interrupted = is_stopped
+        return is_over
 
     @property
     def fast_paths(self) -> FastPaths | None:
@@ -221,6 +230,7 @@ class OnPolicyRunner:
             obs = self._collect_rollout(obs)
         obs = self._guard.inspect(obs, iteration)
         collected_s = time.perf_counter()
+        POSITION.at(f"iteration {iteration}, update")
         losses = self._guard.learn(obs)
         learned_s = time.perf_counter()
         action_std = None if losses is None else _action_std(self.alg.get_policy())
@@ -248,6 +258,7 @@ class OnPolicyRunner:
         if begin_rollout is not None:
             begin_rollout()
         for step in range(self.cfg["num_steps_per_env"]):
+            POSITION.at(f"iteration {self.completed_iterations}, step {step} of the rollout")
             actions = self.alg.act(obs)
             obs, rewards, dones, extras = self._form.checked(self.env.step(actions.to(self.env.device)))
             obs, rewards, dones = self._to_device(obs), rewards.to(self.device), dones.to(self.device)
@@ -262,14 +273,6 @@ class OnPolicyRunner:
         if obs.device == device or all(value.device == device for value in obs.values()):
             return obs
         return obs.to(device)
-
-    def _spread_episode_ends(self) -> None:
-        ages = self.env.episode_length_buf
-        if isinstance(self.env.max_episode_length, torch.Tensor):
-            limits = self.env.max_episode_length.to(ages.device)
-            self.env.episode_length_buf = (torch.rand(ages.shape, device=ages.device) * limits).to(ages.dtype)
-        else:
-            self.env.episode_length_buf = torch.randint_like(ages, high=int(self.env.max_episode_length))
 
     def evaluate_in(self, env: VecEnv) -> None:
         """Take the environments for the evaluations while training that ``evaluation`` in the training dict asks for.
@@ -297,12 +300,15 @@ class OnPolicyRunner:
         contents = self.alg.save()
         contents["iter"] = self.current_learning_iteration
         contents["infos"] = infos
-        env_state = self.env.state_dict() if hasattr(self.env, "state_dict") else None
+        # Of a distributed training, that of one rank would serve nobody.
+        has_state = hasattr(self.env, "state_dict") and not self.is_distributed
+        env_state = self.env.state_dict() if has_state else None
         contents["sim_rl"] = {
             "format": FORMAT,
             "version": sim_rl_plugin.__version__,
             "config": plain_settings(self.cfg),
             "layout": self.layout,
+            "world_size": self.gpu_world_size,
             "completed_iterations": self.completed_iterations,
             "versions": versions(packages_of_simulator(self.cfg.get("simulator"), self.env)),
             "evaluation": self._evaluations.of(self.completed_iterations - 1),
@@ -317,12 +323,12 @@ class OnPolicyRunner:
         save_checkpoint(path, contents)
         self.logger.save_model(path, self.current_learning_iteration)
 
-    def _save_into_run_folder(self, iteration: int, is_last: bool) -> None:
+    def _save_into_run_folder(self, iteration: int, is_due: bool) -> None:
         """Write the checkpoints that are due, the best and a numbered one; then remove what is outdated."""
         assert self.logger.log_dir is not None
         folder = Path(self.logger.log_dir)
         names = [BEST_FILE] if self._keep_checkpoints.best and self._evaluations.is_best(iteration) else []
-        if is_last or iteration % self.cfg["save_interval"] == 0:
+        if is_due:
             names.append(f"model_{iteration}.pt")
         for path in (folder / name for name in names):
             self.save(str(path))
@@ -405,9 +411,10 @@ class OnPolicyRunner:
         """Restore everything beyond models and optimizer."""
         self.completed_iterations = state["completed_iterations"]
         self.current_learning_iteration = self.completed_iterations
-        if self.is_distributed:
-            # It is rank 0's: with its state, all ranks would live the same episodes.
-            warnings.warn("a checkpoint holds one process's simulation: episodes start afresh", stacklevel=2)
+        is_single = not self.is_distributed and state.get("world_size", 1) == 1
+        if not is_single:
+            # With the state of one rank, all of them would live the same episodes.
+            warnings.warn("a simulation in several processes is not restored: episodes start afresh", stacklevel=2)
         elif state["environment"] is None or not hasattr(self.env, "load_state_dict"):
             warnings.warn("this simulator cannot restore its state: episodes start afresh", stacklevel=2)
         else:
@@ -424,7 +431,7 @@ class OnPolicyRunner:
         if self._writes_checkpoints:
             # What this run did after the checkpoint is about to be done again.
             set_aside_later_checkpoints(path, self.logger.log_dir)
-        if not self.is_distributed:
+        if is_single:
             set_random_state(state["random"])
 
     # Inference
@@ -471,27 +478,13 @@ class OnPolicyRunner:
 
     def _configure_multi_gpu(self) -> None:
         """Join the process group that a launcher's environment variables describe."""
-        self.gpu_world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        self.gpu_local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        self.gpu_global_rank = int(os.environ.get("RANK", "0"))
-        self.is_distributed = self.gpu_world_size > 1
-        self.cfg["multi_gpu"] = None
-        if not self.is_distributed:
-            self.gpu_local_rank = self.gpu_global_rank = 0
-            return
-        kind = torch.device(self.device).type
-        if kind == "cuda" and self.device != f"cuda:{self.gpu_local_rank}":
-            raise UserError(f"device: local rank {self.gpu_local_rank} learns on 'cuda:{self.gpu_local_rank}', "
-                            f"found {self.device!r}")  # fmt: skip
-        self.cfg["multi_gpu"] = {
-            "global_rank": self.gpu_global_rank,
-            "local_rank": self.gpu_local_rank,
-            "world_size": self.gpu_world_size,
-        }
-        if kind == "cuda":
-            torch.cuda.set_device(self.gpu_local_rank)
-        if not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
+        place = self._place = ranks.Place.here()
+        self.gpu_world_size, self.gpu_global_rank, self.gpu_local_rank = place.world_size, place.rank, place.local_rank
+        self.is_distributed = place.is_distributed
+        self._agreement = Agreement(place, self.device, self.cfg.get(*HANG_TIMEOUT))
+        self.cfg["multi_gpu"] = place.multi_gpu_cfg()
+        if self.is_distributed:
+            ranks.join_at(place, self.device)
 
 
 def _action_std(policy: Any) -> torch.Tensor | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -23,10 +24,15 @@ if hasattr(signal, "SIGUSR1"):  # not on Windows
 class StopSignal:
     """While active, the first signal of ``EXIT_STATUS`` is noted in ``number``, and a second one ends at once.
 
+    One that follows within ``patience_s`` seconds is the same: a launcher passes on what a cluster has sent to its
+    processes, too.
+
     Outside the main thread Python delivers no signals; there nothing changes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float = 0.0) -> None:
+        self._patience_s = patience_s
+        self._since_s = 0.0
         self.number: int | None = None
         """The signal that asks the training to stop; None so far."""
         self._restore: Callable[[], None] = lambda: None
@@ -44,9 +50,10 @@ class StopSignal:
         self._restore()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if not self.requested:
+            self.number, self._since_s = number, time.monotonic()
+        elif time.monotonic() - self._since_s >= self._patience_s:
             leave(number)
-        self.number = number
 
 
 def leave(number: int) -> NoReturn:
@@ -59,6 +66,16 @@ def leave(number: int) -> NoReturn:
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(EXIT_STATUS[number])
+
+
+def leave_as_asked(stop: StopSignal) -> NoReturn:
+    """Leave as the noted signal demands; where another process has got it, as SIGTERM, which launchers send.
+
+    Raises:
+        KeyboardInterrupt: The signal is Ctrl-C's.
+        SystemExit: It is another one, with its status.
+    """
+    leave(stop.number or signal.SIGTERM)
 
 
 def status_of(error: KeyboardInterrupt | SystemExit) -> int | None:

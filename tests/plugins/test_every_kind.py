@@ -32,13 +32,17 @@ class Everything:
         return [Entry("a-pipeline", "fractions:Fraction")]
 
     @hookimpl
+    def sim_rl_launchers(self):
+        return [Entry("a-launcher", "fractions:Fraction")]
+
+    @hookimpl
     def sim_rl_commands(self):
         return [Entry("a-command", "fractions:Fraction")]
 
 
 NAMES = {
     "algorithms": "an-algorithm", "models": "a-model", "runners": "a-runner", "log_writers": "a-writer",
-    "adapters": "a-simulator", "pipelines": "a-pipeline", "commands": "a-command",
+    "adapters": "a-simulator", "pipelines": "a-pipeline", "launchers": "a-launcher", "commands": "a-command",
 }  # fmt: skip
 
 

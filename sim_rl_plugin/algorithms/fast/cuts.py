@@ -65,6 +65,7 @@ def cut_sequences(
     *,
     num_mini_batches: int,
     normalize_advantages: bool,
+    over_all_ranks: bool,
     num_threads: int,
 ) -> list[Cut]:
     """Cut mini-batches of consecutive environments' whole rollouts, as for recurrent models; the chunks are copies."""
@@ -78,7 +79,7 @@ def cut_sequences(
         samples = storage.recurrent_batch(envs, None, None)
         if normalize_advantages:
             assert samples.advantages is not None
-            samples.advantages = normalize(samples.advantages)
+            samples.advantages = normalize(samples.advantages, over_all_ranks)
         shares_of_threads = shares(
             envs.stop - envs.start,
             bytes_per_row=num_steps * 4 * sizes.widest,

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sim_rl_plugin import distributed
 from sim_rl_plugin.algorithms.fast import kernels
 from sim_rl_plugin.algorithms.fast.cuts import Chunk, Cut, cut_samples, cut_sequences
 from sim_rl_plugin.algorithms.fast.flat import FlatAdam, FlatParameters
@@ -90,6 +89,7 @@ class PerceptronUpdate:
                 self._sizes,
                 num_mini_batches=algorithm.num_mini_batches,
                 normalize_advantages=algorithm.normalize_advantage_per_mini_batch,
+                over_all_ranks=algorithm._normalizes_over_all_ranks,
                 num_threads=num_threads,
             )
         else:
@@ -117,14 +117,18 @@ class PerceptronUpdate:
         for other in workers[1:]:
             workers[0].add(other)
         sums = workers[0]
-        if algorithm.schedule == "adaptive" and algorithm.desired_kl is not None:
-            self._adapt_learning_rate(sums.sums[2] / batch.number, algorithm.desired_kl)
         if self._std_parameter.requires_grad:
             # Of the surrogate and of the entropy bonus.
             by_std_a = (sums.std_gradient_a - algorithm.entropy_coef / std_a) * std_slope_a
             self._std_parameter.grad.numpy()[:] = by_std_a
+        kl_mean = sums.sums[2] / batch.number
         if algorithm.is_multi_gpu:
-            algorithm.reduce_parameters()
+            averaged = torch.tensor([kl_mean], dtype=torch.float32)
+            algorithm._average_with(averaged)
+            kl_mean = averaged.item()
+        if algorithm.schedule == "adaptive" and algorithm.desired_kl is not None:
+            self._rate = adapted_rate(self._rate, kl_mean, algorithm.desired_kl)
+            algorithm.learning_rate = self._rate
         for flat in self._flats:
             flat.clip_grad_norm_(algorithm.max_grad_norm)
         if steps_flat:
@@ -153,16 +157,6 @@ class PerceptronUpdate:
         # As a pass would leave it, for whoever asks for the deviation.
         distribution._mean_ba, distribution._std_ba = self._any_mean, torch.from_numpy(std_a)
         return std_a, inside_a
-
-    def _adapt_learning_rate(self, kl_mean: float, desired_kl: float) -> None:
-        """Steer the learning rate by the mean KL divergence, as ``PPO`` does."""
-        algorithm = self._algorithm
-        if algorithm.is_multi_gpu:
-            mean = torch.tensor(kl_mean)
-            distributed.all_reduce_mean(mean)
-            kl_mean = mean.item()
-        self._rate = adapted_rate(self._rate, kl_mean, desired_kl)
-        algorithm.learning_rate = self._rate
 
 
 class _Worker:
