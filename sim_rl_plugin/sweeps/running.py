@@ -160,6 +160,10 @@ class _Search:
             for run in self._runs:
                 run.worker.stop()
             for run in self._runs:
+                # What is in its checkpoint must be in the journal.
+                while (message := run.worker.receive()) is not None:
+                    if message[0] == "iteration" and not run.is_pruned:
+                        self._answer(run, *message[1:])
                 run.worker.wait()
         finally:
             for run in self._runs:

@@ -175,7 +175,7 @@ def _record(sweep: Sweep, trial: FrozenTrial) -> TrialRecord:
         values={key: _plain(parameter, trial.params[key]) for key, parameter in chosen.items()},
         reports=reports,
         result=_result(sweep, reports),
-        iterations=trial.user_attrs.get("iterations", len(reports)),
+        iterations=trial.user_attrs.get("iterations", _iterations(sweep, reports)),
         error=trial.user_attrs.get("error", ""),
     )
 
@@ -184,6 +184,13 @@ def seeds_reported(sweep: Sweep, reports: Mapping[int, float]) -> list[list[floa
     """Return the metric's values of each seed, in order."""
     length = sweep.budget.iterations
     return [[value for step, value in reports.items() if step // length == index] for index in range(len(sweep.seeds))]
+
+
+def _iterations(sweep: Sweep, reports: Mapping[int, float]) -> int:
+    """Return the iterations up to the last values of a trial that has not ended, of all seeds."""
+    length = sweep.budget.iterations
+    last = {step // length: step % length for step in sorted(reports)}
+    return sum(iteration + 1 for iteration in last.values())
 
 
 def _result(sweep: Sweep, reports: Mapping[int, float]) -> float | None:

@@ -2,7 +2,8 @@
 
 Both talk over a socket. This one sends ``("iteration", number, value)`` after each iteration and waits for
 ``"go on"`` or ``"stop"``, and at the end ``("ended", completed, tags)``, ``("stopped",)`` or ``("failed", why)``.
-If the sweep's process dies, this one sees the socket close, saves a checkpoint, and ends.
+No checkpoint is written with an iteration that the sweep's journal does not know: if the sweep's process dies, this
+one sees the socket close and is gone at once.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def _own(folder: Path, owned: ExitStack) -> None:
 
 
 class Reporter:
-    """A plugin that reports every iteration, and stops the training when it is told to, or when nobody listens."""
+    """A plugin that reports every iteration, and stops the training when it is told to."""
 
     def __init__(self, connection: Connection, metric: str) -> None:
         """Start to listen.
@@ -128,19 +129,19 @@ class Reporter:
         """Report an iteration, before its checkpoint is written, and wait for the answer."""
         self.tags.update(metrics)
         value = metrics.get(self._metric)
-        self._connection.send(("iteration", iteration, None if value is None else float(value)))
+        with contextlib.suppress(OSError):  # the sweep's process is dead, and there will be no answer
+            self._connection.send(("iteration", iteration, None if value is None else float(value)))
         self._answers.get()
 
     def _listen(self) -> None:
-        # A thread: when the sweep's process dies, an iteration that takes minutes need not end first.
-        while True:
+        # A thread: an iteration that takes minutes need not end before this process does.
+        answer = GO_ON
+        while answer != STOP:
             try:
                 answer = self._connection.recv()
             except (EOFError, OSError):
-                answer = STOP
+                os._exit(1)
             if answer == STOP:
                 # As any signal to a training: the runner ends it after this iteration, with a checkpoint.
                 os.kill(os.getpid(), signal.SIGTERM)
             self._answers.put(None)
-            if answer == STOP:
-                return

@@ -16,6 +16,8 @@ from sim_rl_plugin.sweeps.trial import GO_ON, STOP, Order
 LOG_FILE = "output.log"
 """In a trial's run folder: what its process printed."""
 
+_LOOK_AFTER_S = 0.5
+
 
 class Worker:
     """A process that trains one run.
@@ -61,8 +63,10 @@ class Worker:
     def receive(self) -> tuple[Any, ...] | None:
         """Return the next message, waiting for it; None if the process has ended without one."""
         try:
-            if not self.is_alive and not self.connection.poll():
-                return None
+            # Not for the socket alone: what the process has started may outlive it, and hold it open.
+            while not self.connection.poll(_LOOK_AFTER_S):
+                if not self.is_alive and not self.connection.poll():
+                    return None
             return self.connection.recv()
         except (EOFError, OSError):
             return None
