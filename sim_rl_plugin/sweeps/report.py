@@ -19,7 +19,7 @@ import numpy as np
 from sim_rl_plugin.config.yaml_text import dump
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.plotting import new_figure
-from sim_rl_plugin.sweeps.definition import Sweep, override
+from sim_rl_plugin.sweeps.definition import Sweep
 from sim_rl_plugin.sweeps.study import TrialRecord, seeds_reported
 from sim_rl_plugin.whole_file import write_text_whole
 
@@ -49,18 +49,12 @@ def best_of(sweep: Sweep, records: Iterable[TrialRecord]) -> TrialRecord | None:
     return next(iter(ranked(sweep, records)), None)
 
 
-def settings_text(record: TrialRecord) -> str:
-    """Return a trial's settings as the overrides that ``sim-rl train`` takes."""
-    return " ".join(override(key, value) for key, value in record.values.items())
-
-
 def describe(record: TrialRecord) -> str:
     """Return what became of a trial, in one line."""
     result = "" if record.result is None else f" {record.result:.6g}"
     error = f" ({record.error})" if record.error else ""
-    return f"trial {record.number}:{result} {record.state} after {record.iterations} iterations{error}, " + (
-        settings_text(record)
-    )
+    settings = " ".join(f"{key}={_short(value)}" for key, value in record.values.items())
+    return f"trial {record.number}:{result} {record.state} after {record.iterations} iterations{error}, {settings}"
 
 
 def write_results(sweep: Sweep, records: Sequence[TrialRecord], root: Path) -> list[Path]:
@@ -238,7 +232,7 @@ def _draw_parameter(axes: Any, sweep: Sweep, records: Sequence[TrialRecord], key
         found = _measured(records, state)
         values = [record.values[key] for record in found]
         xs = [names.index(_cell(value)) for value in values] if names else values
-        axes.scatter(xs, [record.result for record in found], color=color, s=18)
+        axes.scatter(xs, [record.result for record in found], color=color, s=18, clip_on=False)
     if names:
         axes.set_xticks(range(len(names)), names)
         axes.set_xlim(-0.5, len(names) - 0.5)

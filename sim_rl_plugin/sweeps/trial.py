@@ -58,8 +58,10 @@ def main(descriptor: int) -> None:
     if order.cores:
         # Before torch and the simulator look how many there are.
         os.sched_setaffinity(0, order.cores)
+    # Before the imports, which take seconds, so that this process never outlives the sweep's.
+    reporter = Reporter(connection, order.metric)
     try:
-        message = _train(order, connection)
+        message = _train(order, reporter)
     except (KeyboardInterrupt, SystemExit):
         message = ("stopped",)
     except Exception as error:
@@ -69,7 +71,7 @@ def main(descriptor: int) -> None:
         connection.send(message)
 
 
-def _train(order: Order, connection: Connection) -> tuple[Any, ...]:
+def _train(order: Order, reporter: Reporter) -> tuple[Any, ...]:
     """Train to the end, from the folder's last checkpoint if it has one, and return the last message."""
     from sim_rl_plugin.config import with_overrides
     from sim_rl_plugin.plugins import get_manager
@@ -79,7 +81,6 @@ def _train(order: Order, connection: Connection) -> tuple[Any, ...]:
     from sim_rl_plugin.training import train_to_the_end
 
     with leaving_at_once(), ExitStack() as owned:
-        reporter = Reporter(connection, order.metric)
         _own(order.folder, owned)
         config = with_overrides(order.settings)
         saved = find_run(order.folder) if holds_checkpoints(order.folder) else None

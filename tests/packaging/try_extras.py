@@ -54,7 +54,8 @@ EXTRAS = {
     "export": Expected(modules=("onnx", "onnxscript", "onnxruntime")),
     "wandb": Expected(modules=("wandb",)),
     "neptune": Expected(modules=("neptune",)),
-    "dev": Expected("gymnasium", "CarRacing-v3", modules=("pytest", "mypy", "onnxruntime", "imageio")),
+    "sweep": Expected(modules=("optuna",)),
+    "dev": Expected("gymnasium", "CarRacing-v3", modules=("pytest", "mypy", "onnxruntime", "imageio", "optuna")),
 }
 
 
