@@ -99,6 +99,13 @@ def sim_rl_commands() -> list[Entry]:
         Entry(
             "pipeline", "sim_rl_plugin.cli.pipeline:pipeline", "Train in several stages, such as teacher and student"
         ),
+        Entry(
+            "sweep",
+            "sim_rl_plugin.cli.sweep:sweep",
+            "Search the settings that train best, in many trainings",
+            requires=("optuna",),
+            extra="sim-rl-plugin[sweep]",
+        ),
         Entry("eval", "sim_rl_plugin.cli.eval:evaluate_run", "Measure a trained policy over whole episodes"),
         Entry("export", "sim_rl_plugin.cli.export:export", "Write a policy as ONNX, TorchScript or pt2, and check it"),
         Entry("play", "sim_rl_plugin.cli.play:play", "Show a trained policy as a video or in a window"),

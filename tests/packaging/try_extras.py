@@ -55,7 +55,8 @@ EXTRAS = {
     "wandb": Expected(modules=("wandb",)),
     "neptune": Expected(modules=("neptune",)),
     "mlflow": Expected(modules=("mlflow",)),
-    "dev": Expected("gymnasium", "CarRacing-v3", modules=("pytest", "mypy", "onnxruntime", "imageio")),
+    "sweep": Expected(modules=("optuna",)),
+    "dev": Expected("gymnasium", "CarRacing-v3", modules=("pytest", "mypy", "onnxruntime", "imageio", "optuna")),
 }
 
 

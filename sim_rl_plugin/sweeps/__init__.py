@@ -1,0 +1,1 @@
+"""Hyperparameter searches: many trainings with settings that Optuna chooses, in processes of their own."""
