@@ -36,6 +36,7 @@ iteration costs 24 CPU seconds, and the longest training so far was cut off afte
 
 `make bench` runs Gymnasium's and MuJoCo's. The others need a simulator, each in an environment of its own:
 
+<!-- not run: they take hours and need the simulators -->
 ```bash
 pip install "sim-rl-plugin[mjx]"
 python benchmarks/simulators.py mjx-cartpole-balance
@@ -72,6 +73,7 @@ environments, in microseconds, in turn, medians; in brackets the ratio to the si
 (Gymnasium has none: to what a script does by hand), taken inside each round. `make bench` measures Gymnasium; the
 others run where their simulator is installed:
 
+<!-- not run: they take hours and need the simulators -->
 ```bash
 python benchmarks/adapters.py mjx
 python benchmarks/adapters.py mjlab

@@ -123,7 +123,6 @@ class Follower:
                 assert block.language == "bash", "only shell lines may be left out of the run"
                 self._check(block.text)
             else:
-                self._prepare(block.text)
                 getattr(self, f"_{block.language}")(block)
         except (Exception, SystemExit) as error:
             told = f"{type(error).__name__}: {error}"
@@ -145,6 +144,7 @@ class Follower:
         path = Path(block.file_name)
         assert path.parent.is_dir(), f"the page has not told to make the folder {path.parent}"
         path.write_text(block.file_text)
+        self._used(block.file_text)
         self.waiting[block.file_name] = block
 
     def _used(self, text: str) -> None:
@@ -154,6 +154,7 @@ class Follower:
                 del self.waiting[name]
 
     def _python(self, block: Block) -> None:
+        self._prepare(block.text)
         exec(compile(block.text, block.place, "exec"), self.scope)
 
     def _yaml(self, block: Block) -> None:
@@ -176,8 +177,10 @@ class Follower:
     # Shell
 
     def _bash(self, block: Block) -> None:
-        for line in lines_of(self._with_runs(block.text)):
+        for line in lines_of(block.text):
             self._used(line)
+            self._prepare(line)
+            line = self._with_runs(line)
             words = [path for word in shlex.split(line, comments=True) for path in sorted(glob.glob(word)) or [word]]
             words = list(itertools.dropwhile(_VARIABLE.match, words))
             rule = getattr(self, f"_run_{words[0].replace('-', '_')}", None)
@@ -199,6 +202,8 @@ class Follower:
             more = ["--eval-episodes", "1", "--no-video"]
             if "--resume" in words:
                 return [*more, "--max-iterations", "3"]
+            if any(word.startswith("evaluation.every=") for word in words):
+                more += ["evaluation.every=1", "evaluation.episodes=1"]
             return [*more, "--max-iterations", "2", "--num-envs", "8", *_TINY, *_episode_limit(words)]
         if command == "pipeline" and words[1] == "run":
             plan = load_plan(Path(words[2]))
@@ -209,34 +214,19 @@ class Follower:
         return {"eval": ["--episodes", "1"], "play": ["--steps", "5"]}.get(command, [])
 
     def _run_pip(self, words: list[str]) -> None:
-        """Install a folder of the page's into ``site``; of everything else, look whether it can be installed."""
-        assert words[0] == "install"
-        words = words[1:]
-        while words:
-            word = words.pop(0)
-            if word == "--constraint":
-                assert Path(words.pop(0)).is_file()
-            elif (self._here(word) / "pyproject.toml").is_file():
-                install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
-                subprocess.run([*install, "--target", str(self.site), str(Path(word).resolve())], check=True)
-                self._used("pyproject.toml")
-                self.monkeypatch.syspath_prepend(str(self.site))
-                plugins.reset_manager()
-            elif word != "--editable":
-                check_requirement(word)
-
-    @staticmethod
-    def _here(word: str) -> Path:
-        return Path(word) if word != "." else Path("-")
-
-    def _run_make(self, words: list[str]) -> None:
-        subprocess.run(["make", "-n", *words], cwd=ROOT, check=True, capture_output=True)
+        """Install a folder that the page has made or named."""
+        command, *folders = [word for word in words if word != "--editable"]
+        assert command == "install", f"pip {command}"
+        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
+        for folder in folders:
+            assert (Path(folder) / "pyproject.toml").is_file(), f"{folder!r} is no folder: say <!-- not run: why -->"
+            subprocess.run([*install, "--target", str(self.site), str(Path(folder).resolve())], check=True)
+        self._used("pyproject.toml")
+        self.monkeypatch.syspath_prepend(str(self.site))
+        plugins.reset_manager()
 
     def _run_python(self, words: list[str]) -> None:
-        if words[0].startswith("benchmarks/"):
-            check_script(ROOT / words[0], words[1:])
-        else:
-            self._process([sys.executable, *words])
+        self._process([sys.executable, *words])
 
     def _run_pytest(self, words: list[str]) -> None:
         self._process([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words])
@@ -300,8 +290,9 @@ class Follower:
             words = shlex.split(line, comments=True)
             if "sim-rl" in words:
                 check_command(words[words.index("sim-rl") + 1 :])
-            elif words[0] in ("pip", "make", "python"):
-                getattr(self, f"_run_{words[0]}")(words[1:])
+            else:
+                words = list(itertools.dropwhile(_VARIABLE.match, words))
+                CHECKS.get(words[0], _check_nothing)(words[1:])
 
 
 def lines_of(text: str) -> list[str]:
@@ -320,7 +311,7 @@ def check_command(words: list[str]) -> None:
     """Check a command line of ``sim-rl``: its options, its settings, and those of the simulator, installed or not."""
     command: click.Command | None = main
     while isinstance(command, click.Group):
-        name, command, words = command.resolve_command(click.Context(main, info_name="sim-rl"), words)
+        _, command, words = command.resolve_command(click.Context(main, info_name="sim-rl"), words)
     assert command is not None
     context = command.make_context(command.name, words)
     overrides = context.params.get("overrides", ())
@@ -358,17 +349,31 @@ def is_ours(name: str) -> bool:
     return any(re.search(rf"\b{attribute}\b", path.read_text()) for path in paths_of(module) if path.is_file())
 
 
-def check_requirement(word: str) -> None:
-    """Check what pip would install: of ours, the extras."""
-    match = re.fullmatch(r"(\.|[\w-]+)(?:\[([\w,]+)\])?", word)
-    assert match is not None, f"{word!r} is no requirement"
-    if match[1] in (".", "sim-rl-plugin") and match[2]:
-        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-        assert set(match[2].split(",")) <= set(extras), f"there are no extras {match[2]}"
+def check_pip(words: list[str]) -> None:
+    """Check what pip would install: of ours, the extras; of constraints, that they are there."""
+    command, *words = words
+    assert command == "install", f"pip {command}"
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    while words:
+        word = words.pop(0)
+        if word == "--constraint":
+            constraints = words.pop(0)
+            assert (ROOT / constraints).is_file(), f"there is no {constraints}"
+        elif word != "--editable":
+            match = re.fullmatch(r"(\.|[\w-]+)(?:\[([\w,]+)\])?", word)
+            assert match is not None, f"{word!r} is no requirement"
+            if match[1] in (".", "sim-rl-plugin") and match[2]:
+                assert set(match[2].split(",")) <= set(extras), f"there are no extras {match[2]}"
 
 
-def check_script(script: Path, arguments: list[str]) -> None:
-    """Let a benchmark's own parser read its arguments, and stop there."""
+def check_make(words: list[str]) -> None:
+    """Let make say what it would do."""
+    subprocess.run(["make", "-n", *words], cwd=ROOT, check=True, capture_output=True)
+
+
+def check_python(words: list[str]) -> None:
+    """Let a script's own parser read its arguments, and stop there."""
+    script, arguments = ROOT / words[0], words[1:]
     assert script.is_file(), f"there is no {script}"
     if "argparse" not in script.read_text():
         assert not arguments, f"{script.name} takes no arguments"
@@ -379,8 +384,16 @@ def check_script(script: Path, arguments: list[str]) -> None:
         parse(self, *args, **kwargs)
         raise _Parsed
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(_Parsed):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
         patch.setattr(sys, "argv", [str(script), *arguments])
         patch.syspath_prepend(str(script.parent))
-        runpy.run_path(str(script), run_name="__main__")
+        with pytest.raises(_Parsed):
+            runpy.run_path(str(script), run_name="__main__")
+
+
+def _check_nothing(words: list[str]) -> None:
+    """Commands of others: their names of ours are checked, see above."""
+
+
+CHECKS = {"pip": check_pip, "make": check_make, "python": check_python}
