@@ -3,7 +3,7 @@
 Python is executed, names and files staying for the blocks below. ``sim-rl`` commands are run, with options behind them
 that make a training a matter of seconds. YAML goes through the config loader. A block whose first line is a comment
 with a file's name is written there, and must be used further down. Below ``<!-- not run: why -->`` shell lines are
-checked without being run: syntax, commands, options, settings, names.
+checked without being run: syntax, commands, options, settings, names; and so is YAML for other programs.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 import click
 import mujoco
 import pytest
+import yaml
 from click.testing import CliRunner
 from foreign_envs import LeggedGym
 from pages import ROOT, Block
@@ -120,8 +121,8 @@ class Follower:
             if block.file_name:
                 self._write(block)
             elif block.not_run:
-                assert block.language == "bash", "only shell lines may be left out of the run"
-                self._check(block.text)
+                assert block.language in ("bash", "yaml"), "only shell lines and YAML may be left out of the run"
+                getattr(self, f"_check_{block.language}")(block.text)
             else:
                 getattr(self, f"_{block.language}")(block)
         except (Exception, SystemExit) as error:
@@ -281,7 +282,17 @@ class Follower:
 
     # What is checked without being run
 
-    def _check(self, text: str) -> None:
+    def _check_yaml(self, text: str) -> None:
+        """Check YAML for other programs, and the commands of ours in it, as in a Kubernetes job."""
+        waiting: list[Any] = list(yaml.safe_load_all(text))
+        while waiting:
+            item = waiting.pop()
+            if isinstance(item, list) and item[:1] == ["sim-rl"]:
+                check_command([str(word) for word in item[1:]])
+            elif isinstance(item, list | dict):
+                waiting += item.values() if isinstance(item, dict) else item
+
+    def _check_bash(self, text: str) -> None:
         text = re.sub(r"<\w+>", "X", text)
         subprocess.run(["bash", "-n"], input=text, text=True, check=True, capture_output=True)
         for line in lines_of(text):

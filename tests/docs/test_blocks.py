@@ -103,7 +103,15 @@ def test_a_wrong_line_fails_where_it_is_not_run_too(text: str, message: str, fol
     assert message in str(caught.value)
 
 
-def test_only_shell_lines_can_be_left_out(follower: Follower):
+@pytest.mark.parametrize("command", ["[sim-rl, train, --tsk, Ant]", "[sim-rl, train, algorithm.gama=0.9]", "[sim-rl"])
+def test_a_wrong_command_fails_in_the_yaml_of_others_too(command: str, follower: Follower):
+    text = "kind: Job\nspec:\n  containers:\n    - {name: walk, command: %s}\n"
+    follower.follow(Block("page:1", "yaml", text % "[sim-rl, train, --task, Ant]", not_run="it needs a cluster"))
+    with pytest.raises(AssertionError, match="page:1"):
+        follower.follow(Block("page:1", "yaml", text % command, not_run="it needs a cluster"))
+
+
+def test_only_shell_lines_and_yaml_can_be_left_out(follower: Follower):
     with pytest.raises(AssertionError, match="only shell lines"):
         follower.follow(Block("page:1", "python", "pass", not_run="it takes hours"))
 
