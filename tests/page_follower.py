@@ -46,8 +46,8 @@ try:
 except ImportError:  # Python 3.10, where pytest brings it
     import tomli as tomllib
 
-OWN_PIPELINE_KEY = "pipeline"
 _RUN = re.compile(r"runs/(\w+)/<run>")
+_TRAINED = re.compile(r"runs/([A-Z]\w*)/(<run>|\*|\w+)")
 _DUMP = re.compile(r"runs/[\w/.-]+/quarantine/iteration_\d+\.pt")
 _OWN_NAME = re.compile(r"\bsim_rl_\w+(?:\.\w+)+")
 _VARIABLE = re.compile(r"[A-Z_]+=")
@@ -79,7 +79,7 @@ class Follower:
         self.site.mkdir()
         for name in ("configs", "examples"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "runs"))
-        shutil.copy(ROOT / "constraints.txt", folder)
+        (folder / "adapters").symlink_to(ROOT / "adapters")
         monkeypatch.chdir(folder)
         monkeypatch.syspath_prepend("")  # the working directory, as for `python` and `sim-rl`
         monkeypatch.syspath_prepend(str(self.site))
@@ -161,10 +161,9 @@ class Follower:
     def _yaml(self, block: Block) -> None:
         file = self.folder / "block.yaml"
         file.write_text(block.text)
-        if OWN_PIPELINE_KEY in read_mapping(file):
-            load_plan(file)
-        else:
-            load_config(None, None if "task" in read_mapping(file) else "Ant", file)
+        keys = read_mapping(file)
+        load = next((load for key, load in YAML_LOADERS.items() if key in keys), _load_settings)
+        load(file)
 
     def _toml(self, block: Block) -> None:
         assert tomllib.loads(block.text)["project"]["entry-points"]["sim_rl_plugin"]
@@ -255,9 +254,11 @@ class Follower:
 
     def _prepare(self, text: str) -> None:
         """Train what a block takes as trained, and make the files that it takes as given."""
-        for task in _RUN.findall(text):
+        for task, name in _TRAINED.findall(text):
             if not Path("runs", task).is_dir():
                 self._run_sim_rl(["train", "--task", task, "evaluation.every=1", "evaluation.episodes=1"])
+            if name not in ("<run>", "*") and not Path("runs", task, name).is_dir():
+                shutil.copytree(_latest_run(task), Path("runs", task, name))
         for name in ("model_500.pt", "old.pt"):
             if re.search(rf"(?<![\w/]){name}", text) and not Path(name).exists():
                 self._run_sim_rl(["train", "--task", "Hopper", "--run-dir", f"trained_{name}"])
@@ -268,7 +269,7 @@ class Follower:
 
     def _with_runs(self, text: str) -> str:
         """Put the latest run of its task in the place of each ``<run>``."""
-        return _RUN.sub(lambda match: str(max(Path("runs", match[1]).glob("*"), default=match[0])), text)
+        return _RUN.sub(lambda match: _latest_run(match[1]), text)
 
     def _break_a_training(self, dump: Path) -> None:
         """Write a dump of the quarantine: NaN from the fourth step of one environment."""
@@ -304,6 +305,19 @@ class Follower:
             else:
                 words = list(itertools.dropwhile(_VARIABLE.match, words))
                 CHECKS.get(words[0], _check_nothing)(words[1:])
+
+
+def _latest_run(task: str) -> str:
+    """Return the latest run of a task, none of those that have names of their own; without any, a placeholder."""
+    return max((str(path) for path in Path("runs", task).glob("20*")), default=f"runs/{task}/<run>")
+
+
+def _load_settings(file: Path) -> None:
+    load_config(None, None if "task" in read_mapping(file) else "Ant", file)
+
+
+YAML_LOADERS = {"pipeline": load_plan}
+"""What reads a YAML block that has a key; settings have none of these."""
 
 
 def lines_of(text: str) -> list[str]:
