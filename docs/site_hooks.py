@@ -53,7 +53,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Let links lead into the site, and say below a code block if the tests check it without running it."""
+    """Let links lead into the site, and say above a code block if the tests check it without running it."""
     place = page.file.src_uri
     source = _source_of(place)
 
@@ -63,7 +63,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             return match[0]  # the strict build tells
         return f"]({posixpath.relpath(_place(path), posixpath.dirname(place))}{match[2] or ''})"
 
-    return _NOT_RUN.sub(r"*The tests check the options below, but do not run them: \1.*", _LINK.sub(moved, markdown))
+    return _NOT_RUN.sub(
+        r"<small>Not run by the tests, which check the options only: \1.</small>\n", _LINK.sub(moved, markdown)
+    )
 
 
 def _place(path: Path) -> str:
