@@ -19,7 +19,7 @@ help:
 	@echo "make parity   the same numbers as rsl_rl 5.5.1, row by row"
 	@echo "make extras   every extra alone in a fresh environment (long, gigabytes)"
 	@echo "make gpu      tests that need a CUDA device"
-	@echo "make docs     check the documentation"
+	@echo "make docs     build the documentation into site/, run every code block in it"
 
 # torch first and pinned: what depends on it must not bring a build of its own choice.
 $(VENV)/base: pyproject.toml constraints.txt
@@ -82,7 +82,13 @@ extras:
 gpu: .venv-peer/installed
 	$(PEER)/python -m pytest -m gpu
 
-docs: $(VENV)/dev
+$(VENV)/docs: $(VENV)/dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+# The variable silences the theme's advertisement of its successor.
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/python -m pytest tests/docs
 
 clean:

@@ -32,6 +32,7 @@ CPU seconds are those of the process on all cores, imports and compilation inclu
 
 `make bench` runs Gymnasium's and MuJoCo's. The others need a simulator, each in an environment of its own:
 
+<!-- not run: they take hours and need the simulators -->
 ```bash
 pip install "sim-rl-plugin[mjx]"
 python benchmarks/simulators.py mjx-cartpole-balance
@@ -68,6 +69,7 @@ environments, in microseconds, in turn, medians; in brackets the ratio to the si
 (Gymnasium has none: to what a script does by hand), taken inside each round. `make bench` measures Gymnasium; the
 others run where their simulator is installed:
 
+<!-- not run: they take hours and need the simulators -->
 ```bash
 python benchmarks/adapters.py mjx
 python benchmarks/adapters.py mjlab

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pages import PAGES, ROOT, page_name
 
 from sim_rl_plugin import hooks
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SPECS = [name for name in vars(hooks) if name.startswith("sim_rl_")]
 
 
@@ -37,17 +36,27 @@ def test_the_page_names_every_parameter_of_a_hook():
             assert f"`{name}({', '.join(parameters)})`" in text
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def anchors_of(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and the site make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_links_lead_somewhere(page: Path):
-    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
-        if not target.startswith("http"):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text()):
+        path = page.parent / target if target else page
+        assert path.exists(), f"{page.name} links to {target}"
+        assert not anchor or anchor in anchors_of(path), f"{page.name} links to {target}#{anchor}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_blocks_compile(page: Path):
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
-        compile(block, str(page), "exec")
+def test_the_readme_names_folders_that_exist():
+    (tree,) = re.findall(r"```text\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    folders = re.findall(r"^(\w+)/", tree, re.MULTILINE) + re.findall(r"adapters/(?=sim)|(?<=[ ,])sim_rl_\w+", tree)
+    assert len(folders) > 6
+    for name in folders:
+        assert (ROOT / name).is_dir() or (ROOT / "adapters" / name).is_dir(), name
 
 
 def test_commands_of_the_readme_exist():
@@ -63,7 +72,7 @@ def test_config_keys_that_the_pages_name_exist():
 
     known = {name for algorithm in (PPO, Distillation) for name in inspect.signature(algorithm.__init__).parameters}
     for page in PAGES:
-        for section, key in re.findall(r"`(algorithm)\.(\w+)", page.read_text()):
+        for section, key in re.findall(r"`(algorithm)\.(?!py\b)(\w+)", page.read_text()):
             assert key in known | {"class_name"}, f"{page.name}: {section}.{key}"
     defaults = yaml.safe_load((ROOT / "configs" / "mujoco" / "_default.yaml").read_text())
     assert set(defaults) <= set(RunConfig.model_fields)

@@ -33,7 +33,7 @@ def test_it_is_listed_with_what_it_adds(sim_rl):
     listed = sim_rl("plugins", "--json")
     assert listed.returncode == 0, listed.stderr
     text = json.dumps(json.loads(listed.stdout))
-    for name in ("sim-rl-example", "AnnealedPPO", "torch-pendulum", "best"):
+    for name in ("sim-rl-example", "AnnealedPPO", "torch-pendulum", "best", "torque-curriculum"):
         assert name in text
 
 

@@ -52,6 +52,7 @@ EXTRAS = {
     "isaaclab": Expected("isaaclab", "Isaac-Cartpole-Direct-v0", refusal="Isaac Sim", pinned=False),
     "video": Expected(modules=("imageio", "imageio_ffmpeg")),
     "export": Expected(modules=("onnx", "onnxscript", "onnxruntime")),
+    "docs": Expected(modules=("mkdocs", "material")),
     "wandb": Expected(modules=("wandb",)),
     "neptune": Expected(modules=("neptune",)),
     "mlflow": Expected(modules=("mlflow",)),

@@ -1,1 +1,1 @@
-"""An algorithm, a simulator and a log writer for sim-rl."""
+"""An algorithm, a simulator, a log writer and a pipeline for sim-rl."""

@@ -31,6 +31,12 @@ def sim_rl_log_writers() -> list[Entry]:
 
 
 @hookimpl
+def sim_rl_pipelines() -> list[Entry]:
+    """Return our pipeline."""
+    return [Entry("torque-curriculum", "sim_rl_example.pipeline:CURRICULUM", "A strong motor first, then the weak one")]
+
+
+@hookimpl
 def sim_rl_default_config(adapter: str, task: str) -> dict[str, Any] | None:
     """Return settings that learn the task, so that nobody needs a config file."""
     if adapter != "torch-pendulum":
