@@ -50,24 +50,35 @@ def sweep(
     search = load_sweep(file, overrides)
     root = run_dir or runs_root / "sweeps" / file.stem
     click.echo(f"sweep folder: {root}")
-    stopped = None
     try:
         with leaving_at_once():
             if not only_report:
                 run_sweep(search, root, jobs=jobs, devices=devices, say=click.echo)
+            records = read_trials(search, root)
+            files = write_report(search, records, root)
     except (KeyboardInterrupt, SystemExit) as error:
-        stopped = status_of(error)
-        if stopped is None:
+        status = status_of(error)
+        if status is None:
             raise
-    records = read_trials(search, root)
+        click.echo(f"continue with: {_same_command(file, jobs, devices, run_dir, runs_root, overrides)}")
+        raise click.exceptions.Exit(status) from None
     best = best_of(search, records)
     if best is not None:
         click.echo(f"best: trial {best.number} with {search.objective.metric} {best.result:.6g}")
-    for path in write_report(search, records, root):
+    for path in files:
         click.echo(f"written: {path}")
-    if stopped is not None:
-        words = ["sim-rl", "sweep", str(file), "--jobs", str(jobs)]
-        words += [word for device in devices for word in ("--device", device)]
-        words += ["--run-dir", str(run_dir)] if run_dir is not None else ["--runs-root", str(runs_root)]
-        click.echo(f"continue with: {shlex.join([*words, *overrides])}")
-        raise click.exceptions.Exit(stopped)
+
+
+def _same_command(
+    file: Path,
+    jobs: int,
+    devices: tuple[str, ...],
+    run_dir: Path | None,
+    runs_root: Path,
+    overrides: tuple[str, ...],
+) -> str:
+    """Return the command that goes on."""
+    words = ["sim-rl", "sweep", str(file), "--jobs", str(jobs)]
+    words += [word for device in devices for word in ("--device", device)]
+    words += ["--run-dir", str(run_dir)] if run_dir is not None else ["--runs-root", str(runs_root)]
+    return shlex.join([*words, *overrides])

@@ -15,6 +15,7 @@ from optuna.trial import Trial
 from sim_rl_plugin.config.yaml_text import dump, read_mapping
 from sim_rl_plugin.errors import UserError, nearest
 from sim_rl_plugin.folder_lock import LOCK_FILE, owned_folder
+from sim_rl_plugin.runners.stop_signal import StopSignal, leave
 from sim_rl_plugin.sweeps.definition import Sweep
 from sim_rl_plugin.sweeps.report import best_of, describe, write_results
 from sim_rl_plugin.sweeps.study import Study, TrialRecord, check_engine, read_journal, seeds_reported
@@ -59,11 +60,16 @@ def run_sweep(
         _check_record(sweep, root)
         study = Study(sweep, root / JOURNAL_FILE)
         write_text_whole(root / RECORD_FILE, dump(sweep.to_dict()))
-        search = _Search(sweep, root, study, jobs, devices, say)
-        try:
-            search.run()
-        finally:
-            search.stop()
+        # Noted, not raised: it must not come between the journal and what is done about it.
+        with StopSignal() as stop:
+            search = _Search(sweep, root, study, jobs, devices, say)
+            try:
+                search.run(stop)
+            finally:
+                search.end()
+                write_results(sweep, study.records(), root)
+        if stop.number is not None:
+            leave(stop.number)
         return study.records()
 
 
@@ -142,9 +148,9 @@ class _Search:
         for trial in self._waiting:
             say(f"trial {trial.number} goes on after {study.record(trial).iterations} iterations")
 
-    def run(self) -> None:
-        """Train until the budget is spent and all trials have ended."""
-        while True:
+    def run(self, stop: StopSignal) -> None:
+        """Train until the budget is spent and all trials have ended, or a signal asks to stop."""
+        while not stop.requested:
             while self._free and (trial := self._next_trial()) is not None:
                 self._start(trial, 0, self._free.popleft())
             if not self._runs:
@@ -154,7 +160,7 @@ class _Search:
                 if run.worker.connection.poll() or not run.worker.is_alive:
                     self._listen_to(run)
 
-    def stop(self) -> None:
+    def end(self) -> None:
         """End the trainings that are still going on, with their checkpoints; a second signal ends them at once."""
         try:
             for run in self._runs:
@@ -176,11 +182,9 @@ class _Search:
         budget, records = self._sweep.budget, self._study.records()
         if budget.trials is not None and len(records) >= budget.trials:
             return None
-        if budget.total_iterations is not None:
-            begun = sum(record.iterations for record in records if record.state == "running")
-            done = sum(record.iterations for record in records if record.state != "running")
-            if begun + done >= budget.total_iterations:
-                return None
+        iterations = sum(record.iterations for record in records)
+        if budget.total_iterations is not None and iterations >= budget.total_iterations:
+            return None
         return self._study.next()
 
     def _start(self, trial: Trial, seed_index: int, slot: int) -> None:
