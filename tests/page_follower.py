@@ -24,6 +24,7 @@ from typing import Any
 
 import click
 import mujoco
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -39,6 +40,8 @@ from sim_rl_plugin.config.overrides import parse_overrides
 from sim_rl_plugin.config.yaml_text import read_mapping
 from sim_rl_plugin.pipelines.plan import load_plan
 from sim_rl_plugin.runners import OnPolicyRunner
+from sim_rl_plugin.sim_to_sim.layout_map import read_layout_map
+from sim_rl_plugin.sweeps.definition import load_sweep
 from sim_rl_plugin.testing import PointEnv
 
 try:
@@ -102,6 +105,8 @@ class Follower:
             "evaluation_env": PointEnv(seed=5),
             "train_cfg": train_cfg,
             "device": "cpu",
+            "position": np.zeros(8, dtype=np.float32),  # HalfCheetah's, as measured
+            "velocity": np.zeros(9, dtype=np.float32),
         }
 
     def close(self) -> None:
@@ -202,6 +207,8 @@ class Follower:
             more = ["--eval-episodes", "1", "--no-video"]
             if "--resume" in words:
                 return [*more, "--max-iterations", "3"]
+            if "--nproc-per-node" in words:
+                more += ["--nproc-per-node", "1"]
             if any(word.startswith("evaluation.every=") for word in words):
                 more += ["evaluation.every=1", "evaluation.episodes=1"]
             return [*more, "--max-iterations", "2", "--num-envs", "8", *_TINY, *_episode_limit(words)]
@@ -316,7 +323,7 @@ def _load_settings(file: Path) -> None:
     load_config(None, None if "task" in read_mapping(file) else "Ant", file)
 
 
-YAML_LOADERS = {"pipeline": load_plan}
+YAML_LOADERS = {"pipeline": load_plan, "observations": read_layout_map, "parameters": load_sweep}
 """What reads a YAML block that has a key; settings have none of these."""
 
 
