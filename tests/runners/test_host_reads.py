@@ -23,8 +23,8 @@ METHODS = ("tolist", "cpu", "numpy")
 EACH_ITERATION = {
     "runners/faults.py": 1,  # whether the rollout is finite
     "algorithms/algorithm.py": 2,  # losses; then, with the device idle, the learning rate
-    "logging/episodes.py": 4,  # episodes that ended, which then lie on the host, and the environment's log
-    "logging/logger.py": 1,  # the deviation of the actions
+    "logging/episodes.py": 3,  # episodes that ended, which then lie on the host, and the environment's log
+    "logging/logger.py": 2,  # these episodes, on the host; the deviation of the actions
 }
 """Reads by file."""
 
