@@ -55,7 +55,7 @@ def test_its_files_are_those_that_it_lists(source: Path):
 def test_its_contract_tests_pass_and_are_as_many_as_it_says(package: Path):
     result = run(package, "pytest", "-q", "-p", "no:cacheprovider", "test_my_sim.py")
     assert result.returncode == 0, result.stdout
-    assert "seventeen tests" in PAGE and "17 passed" in result.stdout
+    assert "eighteen tests" in PAGE and "18 passed" in result.stdout
 
 
 def test_its_commands_work(package: Path):
@@ -82,3 +82,8 @@ def test_its_first_lines_train(tmp_path: Path):
     lines = lines.replace("runs/mine", str(tmp_path)).replace("=100", "=2")
     exec(compile(lines, "docs/adapters.md", "exec"), scope)
     assert (tmp_path / "model_1.pt").is_file()
+
+
+def test_its_lines_about_commands_are_true():
+    (lines,) = [text for _, text in BLOCKS if "SteeredPointEnv" in text]
+    exec(compile(lines, "docs/adapters.md", "exec"), {})
