@@ -23,8 +23,13 @@ SPEEDS = {"0.1x": 0.1, "0.25x": 0.25, "0.5x": 0.5, "1x": 1.0, "2x": 2.0, "4x": 4
 
 # Seconds between two updates; a browser gains nothing by more, and every one costs time of the simulation.
 _PICTURE_S = 1 / 30
+_SHARE_OF_PICTURES = 0.5
+"""Of the time, at most, so that the simulation keeps its pace where pictures are drawn without a GPU."""
 _NUMBERS_S = 0.2
 _PLOTS_S = 0.5
+
+# Pictures that are slow to draw make the pace uneven within less.
+_PACE_S = 1.0
 
 _MARGIN_COLOR = 32
 # Pictures smaller than this are enlarged to at least this, pixel by pixel: compressed and stretched they would blur.
@@ -50,6 +55,7 @@ class Page:
         self._last_s = {"picture": -math.inf, "numbers": -math.inf, "plots": -math.inf}
         self._pace = _Pace()
         self._frame: np.ndarray | None = None
+        self._picture_cost_s = 0.0
         self._sizes: dict[int, tuple[int, int]] = {}
         env = viewer.playback.env
         gui = server.gui
@@ -107,9 +113,12 @@ class Page:
             playback: What is played.
             everything: Do not wait until it is time.
         """
-        if self._is_due("picture", _PICTURE_S, everything) and self._server.get_clients():
+        interval_s = max(_PICTURE_S, self._picture_cost_s / _SHARE_OF_PICTURES)
+        if self._is_due("picture", interval_s, everything) and self._server.get_clients():
+            start_s = time.perf_counter()
             self._frame = playback.frame()
             self._send_picture(self._server.get_clients())
+            self._picture_cost_s = time.perf_counter() - start_s
         if self._is_due("numbers", _NUMBERS_S, everything):
             self._numbers.content = _table(self._rows(playback))
             for controls in self._commands:
@@ -216,7 +225,7 @@ class CommandControls:
 
 
 class _Pace:
-    """How much simulated time passes per second of ours, since the last look."""
+    """How much simulated time passes per second of ours, over a second or more."""
 
     def __init__(self) -> None:
         self._playback: Playback | None = None
@@ -227,7 +236,7 @@ class _Pace:
         passed_s = now_s - self._start_s
         if playback is not self._playback:
             self._playback, self._last = playback, 0.0
-        elif passed_s < _NUMBERS_S:
+        elif passed_s < _PACE_S:
             return self._last
         else:
             self._last = (playback.num_steps - self._start_step) * step_time_s(playback.env) / passed_s

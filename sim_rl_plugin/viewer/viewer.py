@@ -30,6 +30,8 @@ _FIRST_PORT = 8080
 _PORTS = 100
 # While nothing moves, the page is looked after this often.
 _IDLE_S = 0.05
+# As far behind its pace may a simulation fall, by pictures that are slow to draw, and make up for it afterwards.
+_LAG_S = 0.5
 
 
 def import_viser() -> Any:
@@ -209,8 +211,7 @@ class Viewer:
                 self.playback.step()
                 left -= 1
                 self._page.update(self.playback, everything=is_single)
-                # Time that was lost is not made up for: a robot that hurries is worse than one that is late.
-                due_s = max(due_s + step_s / self.speed, time.perf_counter())
+                due_s = max(due_s + step_s / self.speed, time.perf_counter() - _LAG_S)
             self._attend_until(due_s)
         return None, 0
 
