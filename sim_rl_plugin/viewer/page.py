@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sim_rl_plugin.env.commands import Command, command_terms
+from sim_rl_plugin.env.commands import Command, Range, command_terms
 from sim_rl_plugin.video import step_time_s
 from sim_rl_plugin.viewer.playback import Playback
 
@@ -60,13 +60,16 @@ class Page:
         env = viewer.playback.env
         gui = server.gui
         gui.set_panel_label(title)
+        # Beside the picture, not on it: viser 1.1 has a name of its own for that.
+        layout = {} if hasattr(gui, "main_panel") else {"control_layout": "fixed"}
         # What is shared goes through servers of viser's makers.
-        gui.configure_theme(show_logo=False, show_share_button=False)
-        if hasattr(gui, "main_panel"):
+        gui.configure_theme(**layout, show_logo=False, show_share_button=False)
+        if not layout:
             gui.main_panel.dock_right()
         self._numbers = gui.add_html("")
         self._add_playing(gui)
-        self._commands = [CommandControls(gui, viewer, command) for command in command_terms(env)]
+        for command in command_terms(env):
+            CommandControls(gui, viewer, command)
         self._add_choices(gui)
         self._rewards = _plot(gui, "reward", "step")
         self._returns = _plot(gui, "return of an episode", "episode")
@@ -121,8 +124,6 @@ class Page:
             self._picture_cost_s = time.perf_counter() - start_s
         if self._is_due("numbers", _NUMBERS_S, everything):
             self._numbers.content = _table(self._rows(playback))
-            for controls in self._commands:
-                controls.update(playback.env)
         if self._is_due("plots", _PLOTS_S, everything):
             rewards = np.array(playback.rewards or [(0, 0.0)], dtype=float)
             self._rewards.data = (rewards[:, 0], rewards[:, 1])
@@ -165,6 +166,10 @@ class Page:
             total = statistics.fmean(item.total for item in recent)
             length = statistics.fmean(item.length for item in recent)
             rows.append((f"last {len(recent)} episodes", f"return {total:.2f}, length {length:.1f}"))
+        for command in command_terms(playback.env):
+            held = " (held)" if command.name in self._viewer.held else ""
+            values = _current(playback.env, command, playback.shown)
+            rows.append((command.name, ", ".join(f"{value:.2f}" for value in values) + held))
         rows.append(("seed", str(self._viewer.seed)))
         rows.append(("pace", "paused" if self._viewer.paused else f"{self._pace.measure(playback):.2f}x real time"))
         if self._frame is None and self._server.get_clients():
@@ -173,10 +178,14 @@ class Page:
 
 
 class CommandControls:
-    """A slider for each number of a command, and a box that says who decides."""
+    """A slider for each number of a command, and a box that says who decides.
+
+    The sliders are the user's alone: what the task decides stands among the numbers. Were they to follow the task, too,
+    a command that is drawn while somebody moves a slider would take it out of their hand.
+    """
 
     def __init__(self, gui: Any, viewer: Viewer, command: Command) -> None:
-        """Add the controls to the page; the command stays the task's until somebody moves one.
+        """Add the controls to the page, at what the command is; it stays the task's until somebody moves one.
 
         Args:
             gui: viser's ``server.gui``.
@@ -195,11 +204,6 @@ class CommandControls:
         self._held.on_update(self._moved)
         zero.on_click(lambda _: viewer.ask(self._zero))
 
-    def update(self, env: Any) -> None:
-        """Show what the task decided, unless the page decides."""
-        if not self._held.value:
-            self._set(_current(env, self._command, self._viewer.playback.shown))
-
     def _moved(self, event: Any) -> None:
         if event.client is None:
             return  # by us, not by somebody
@@ -209,19 +213,13 @@ class CommandControls:
 
     def _zero(self) -> None:
         self._held.value = True
-        self._set([0.0] * self._command.size)
+        for index, handle in enumerate(self._inputs):
+            handle.value = _within(0.0, self._command.range_of(index))
         self._hold()
 
     def _hold(self) -> None:
         values = [float(handle.value) for handle in self._inputs]
         self._viewer.hold(self._command.name, values if self._held.value else None)
-
-    def _set(self, values: Sequence[float]) -> None:
-        for handle, value in zip(self._inputs, values, strict=True):
-            low, high = getattr(handle, "min", None), getattr(handle, "max", None)
-            value = value if low is None or high is None else min(max(value, low), high)
-            if handle.value != value:
-                handle.value = value
 
 
 class _Pace:
@@ -277,7 +275,11 @@ def _input(gui: Any, command: Command, index: int, value: float) -> Any:
     if limits is None or limits[0] == limits[1]:
         return gui.add_number(element, value, step=0.01)
     low, high = limits
-    return gui.add_slider(element, low, high, (high - low) / 200, min(max(value, low), high))
+    return gui.add_slider(element, low, high, (high - low) / 200, _within(value, limits))
+
+
+def _within(value: float, limits: Range | None) -> float:
+    return value if limits is None else min(max(value, limits[0]), limits[1])
 
 
 def _plot(gui: Any, title: str, axis: str) -> Any:

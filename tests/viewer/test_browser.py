@@ -143,6 +143,8 @@ def test_a_point_goes_where_its_command_says(page: Any) -> None:
             field.fill(goal)
             field.press("Enter")
         _until(lambda: _field(page, "Hold").is_checked(), "moving a slider does not hold", page)
+        wanted = f"{float(goal):.2f}, {float(goal):.2f} (held)"
+        _until(lambda wanted=wanted: _number(page, "goal") == wanted, f"the command is not {wanted}", page)
 
         def arrived(name: str = name) -> Any:
             # Episodes of two seconds begin anywhere; one that stands still has arrived.
@@ -153,6 +155,18 @@ def test_a_point_goes_where_its_command_says(page: Any) -> None:
     # The picture shows [-2, 2] in its smaller side of about 600 pixels: a goal 1 further is 150 pixels on.
     moved = np.subtract(seen["right"], seen["left"])
     assert (np.abs(moved - 150) < 30).all(), (seen, moved)
+
+
+def test_zero_holds_and_without_the_tick_the_task_decides(page: Any) -> None:
+    page.get_by_role("button", name="Zero").click()
+    _until(lambda: _number(page, "goal") == "0.00, 0.00 (held)", "the command is not zero", page)
+    _field(page, "Hold").uncheck()
+    _until(lambda: "held" not in _number(page, "goal"), "the command is still held", page)
+    # Drawn at the end of an episode, which comes at every two seconds.
+    _until(lambda: _number(page, "goal") != "0.00, 0.00", "the task does not draw", page)
+    _field(page, "goal_0").fill("0.5")
+    _field(page, "goal_0").press("Enter")
+    _until(lambda: "0.50, 0.00 (held)" in _number(page, "goal"), "the command is not held again", page)
 
 
 def test_another_environment_and_another_seed(page: Any) -> None:
@@ -166,6 +180,5 @@ def test_another_environment_and_another_seed(page: Any) -> None:
     page.get_by_role("button", name="Start again with this seed").click()
     _until(lambda: _number(page, "seed") == "7", "it does not start again", page)
     _until(lambda: int(_number(page, "step")) > 5, "it does not play", page)
-    # The command is still held.
-    assert _field(page, "goal_0").input_value().startswith("0.5")
+    assert _number(page, "goal") == "0.50, 0.00 (held)"
     _picture(page, "seed")
