@@ -123,12 +123,16 @@ class Page:
             self._send_picture(self._server.get_clients())
             self._picture_cost_s = time.perf_counter() - start_s
         if self._is_due("numbers", _NUMBERS_S, everything):
-            self._numbers.content = _table(self._rows(playback))
+            self.update_numbers(playback)
         if self._is_due("plots", _PLOTS_S, everything):
             rewards = np.array(playback.rewards or [(0, 0.0)], dtype=float)
             self._rewards.data = (rewards[:, 0], rewards[:, 1])
             totals = np.array([episode.total for episode in playback.episodes] or [0.0])
             self._returns.data = (np.arange(len(totals), dtype=float), totals)
+
+    def update_numbers(self, playback: Playback) -> None:
+        """Bring the numbers alone up to date, which cost nothing."""
+        self._numbers.content = _table(self._rows(playback))
 
     def keep(self) -> None:
         """Look after browsers that came, or changed their size, while nothing moves."""

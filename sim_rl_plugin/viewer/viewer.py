@@ -141,7 +141,7 @@ class Viewer:
     def set_paused(self, paused: bool) -> None:
         """Stop or go on."""
         self.paused = paused
-        self._redraw()
+        self._show_numbers()
 
     def step_once(self) -> None:
         """Pause, and take a single step."""
@@ -171,7 +171,7 @@ class Viewer:
             self.held.pop(name, None)
         else:
             self.held[name] = values
-        self._redraw()
+        self._show_numbers()
 
     # The loop.
 
@@ -224,6 +224,10 @@ class Viewer:
             except queue.Empty:
                 return
             request()
+
+    def _show_numbers(self) -> None:
+        if self._page is not None:
+            self._page.update_numbers(self.playback)
 
     def _redraw(self) -> None:
         if self._page is not None:
