@@ -8,7 +8,8 @@ An adapter's test file needs four lines::
 
 or, for the context manager that an adapter registers, ``open_env`` that returns it.
 
-``PointEnv`` is what this project's own tests train on, and a model of the contract to read.
+``PointEnv`` is what this project's own tests train on, and a model of the contract to read; ``SteeredPointEnv`` is one
+with a command.
 Nothing here imports pytest, so the environments serve scripts and benchmarks too.
 """
 
@@ -23,6 +24,7 @@ from tensordict import TensorDict
 
 from sim_rl_plugin.env._trees import unlike
 from sim_rl_plugin.env.check import check_env
+from sim_rl_plugin.env.commands import Command, command_named, command_values
 from sim_rl_plugin.env.problems import AREAS, Problem
 from sim_rl_plugin.env.terms import Term
 from sim_rl_plugin.env.vec_env import VecEnv
@@ -93,13 +95,14 @@ class PointEnv(VecEnv):
         self.position = self._start_positions()
         self.episode_length_buf = torch.zeros(num_envs, dtype=torch.long, device=self.device)
         self._episode_return = torch.zeros(num_envs, device=self.device)
+        self._shown = 0
 
     def get_observations(self) -> TensorDict:
         """Return ``policy`` and ``critic`` of the current positions."""
         remaining = 1.0 - self.episode_length_buf / self.max_episode_length
         groups = {
-            "policy": torch.nn.functional.pad(self.position, (0, self._padding)),
-            "critic": torch.cat((self.position, remaining.unsqueeze(-1)), dim=-1),
+            "policy": torch.nn.functional.pad(self._from_goal(), (0, self._padding)),
+            "critic": torch.cat((self._from_goal(), remaining.unsqueeze(-1)), dim=-1),
         }
         return TensorDict(groups, batch_size=[self.num_envs], device=self.device)
 
@@ -107,14 +110,14 @@ class PointEnv(VecEnv):
         """Move every point, then put those whose episode ended back to a new start."""
         self.position = self.position + self.step_size * actions.clamp(-1.0, 1.0)
         self.episode_length_buf = self.episode_length_buf + 1
-        rewards = torch.exp(-4.0 * self.position.square().mean(dim=-1))
+        rewards = torch.exp(-4.0 * self._from_goal().square().mean(dim=-1))
         self._episode_return = self._episode_return + rewards
 
         terminated = self.position.abs().amax(dim=-1) > self.terminate_at
         time_outs = (self.episode_length_buf >= self.max_episode_length) & ~terminated
         dones = terminated | time_outs
 
-        log: dict[str, Any] = {"Step/distance": self.position.norm(dim=-1).mean()}
+        log: dict[str, Any] = {"Step/distance": self._from_goal().norm(dim=-1).mean()}
         extras: dict[str, Any] = {"time_outs": time_outs, "log": log}
         if dones.any():
             if self.has_final_obs:
@@ -149,12 +152,24 @@ class PointEnv(VecEnv):
         self._generator.set_state(state["generator"].cpu())
 
     def render(self) -> Any:
-        """Return point 0 as a white square on black, ``[-2, 2]`` in the first two dimensions."""
+        """Return a point as a white square on black, ``[-2, 2]`` in the first two dimensions."""
         image = torch.zeros(32, 32, 3, dtype=torch.uint8)
-        cells = ((self.position[0, :2].cpu() + 2.0) * 8.0).long().clamp(1, 30).tolist()
-        column, row = cells[0], cells[-1]
-        image[row - 1 : row + 2, column - 1 : column + 2] = 255
+        self._draw(image, self.position, (255, 255, 255))
         return image.numpy()
+
+    def show_env(self, index: int) -> bool:
+        """Let ``render`` draw another point."""
+        self._shown = index
+        return True
+
+    def _draw(self, image: torch.Tensor, positions: torch.Tensor, color: tuple[int, int, int]) -> None:
+        cells = ((positions[self._shown, :2].cpu() + 2.0) * 8.0).long().clamp(1, 30).tolist()
+        column, row = cells[0], cells[-1]
+        image[row - 1 : row + 2, column - 1 : column + 2] = torch.tensor(color, dtype=torch.uint8)
+
+    def _from_goal(self) -> torch.Tensor:
+        """Return where the points are, seen from where they shall go, ``(num_envs, num_actions)``."""
+        return self.position
 
     def _start_positions(self) -> torch.Tensor:
         # Drawn for every environment, so that the random state depends on the number of resets alone.
@@ -164,6 +179,67 @@ class PointEnv(VecEnv):
         self.position = torch.where(dones.unsqueeze(-1), self._start_positions(), self.position)
         self.episode_length_buf = torch.where(dones, 0, self.episode_length_buf)
         self._episode_return = torch.where(dones, 0.0, self._episode_return)
+
+
+class SteeredPointEnv(PointEnv):
+    """Points that are driven to a goal instead of the origin; the goal is a command, drawn for every episode.
+
+    The observations hold the position as seen from the goal, in which a policy cannot tell this from a ``PointEnv``.
+
+    Args:
+        options: As for ``PointEnv``.
+    """
+
+    goal_range = (-0.5, 0.5)
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        elements = tuple(f"goal_{axis}" for axis in range(self.num_actions))
+        self.command_terms = (Command("goal", elements, (self.goal_range,) * self.num_actions),)
+        self._held: torch.Tensor | None = None
+        self.goal = self._draw_goals()
+
+    def get_command(self, name: str) -> torch.Tensor:
+        """Return the goals."""
+        command_named(self.command_terms, name)
+        return self.goal.clone()
+
+    def hold_command(self, name: str, values: torch.Tensor | None) -> None:
+        """Put all goals to one place, or draw them again from the next episode on."""
+        command = command_named(self.command_terms, name)
+        self._held = None if values is None else command_values(command, values).to(self.device)
+        if self._held is not None:
+            self.goal = self._held.repeat(self.num_envs, 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the points' state and the goals."""
+        return {**super().state_dict(), "goal": self.goal.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state of an environment with as many points and dimensions."""
+        super().load_state_dict(state)
+        self.goal = state["goal"].to(self.device, copy=True)
+
+    def render(self) -> Any:
+        """Return a point as a white square and its goal as a red one."""
+        image = torch.zeros(32, 32, 3, dtype=torch.uint8)
+        self._draw(image, self.goal, (255, 0, 0))
+        self._draw(image, self.position, (255, 255, 255))
+        return image.numpy()
+
+    def _from_goal(self) -> torch.Tensor:
+        return self.position - self.goal
+
+    def _reset(self, dones: torch.Tensor) -> None:
+        super()._reset(dones)
+        goals = self._draw_goals()
+        if self._held is None:
+            self.goal = torch.where(dones.unsqueeze(-1), goals, self.goal)
+
+    def _draw_goals(self) -> torch.Tensor:
+        low, high = self.goal_range
+        uniform = torch.rand(self.num_envs, self.num_actions, generator=self._generator)
+        return (low + (high - low) * uniform).to(self.device)
 
 
 class VecEnvContract:
@@ -220,6 +296,10 @@ class VecEnvContract:
     def test_terms(self) -> None:
         """What ``observation_terms`` and ``action_terms`` tell, if anything, adds up."""
         self._expect_none("terms")
+
+    def test_commands(self) -> None:
+        """Commands, if there are any, stay at what they are held at."""
+        self._expect_none("commands")
 
     def test_dtypes(self) -> None:
         """Floats are float32, flags are bool, counters are integers."""

@@ -22,7 +22,8 @@ import gymnasium
 import torch
 from tensordict import TensorDict
 
-from sim_rl_plugin.env import Term, VecEnv
+from sim_rl_plugin.env import Command, Term, VecEnv
+from sim_rl_plugin.env.manager_commands import ManagerCommands
 from sim_rl_plugin.env.manager_terms import manager_action_terms, manager_observation_terms
 from sim_rl_plugin.errors import UserError
 
@@ -80,6 +81,7 @@ class IsaacLabVecEnv(VecEnv):
         self.device = torch.device(self.unwrapped.device)
         self._render = render
         self._channels_first = channels_first
+        self._commands = ManagerCommands(self._base)
         self._closed = False
         self._groups = self._reset() if reset else self._to_groups(_current_observations(self.unwrapped))
 
@@ -117,6 +119,19 @@ class IsaacLabVecEnv(VecEnv):
     def action_terms(self) -> Sequence[Term]:  # type: ignore[override]
         """Isaac Lab's action terms, with the joints that they move; a ``DirectRLEnv`` has none."""
         return manager_action_terms(self.unwrapped)
+
+    @property
+    def command_terms(self) -> Sequence[Command]:  # type: ignore[override]
+        """Isaac Lab's commands, as far as they can be held."""
+        return self._commands.terms
+
+    def get_command(self, name: str) -> torch.Tensor:
+        """See ``VecEnv``."""
+        return self._commands.get(name)
+
+    def hold_command(self, name: str, values: torch.Tensor | None) -> None:
+        """See ``VecEnv``."""
+        self._commands.hold(name, values)
 
     def get_observations(self) -> TensorDict:
         """Return a copy of the last observations; nothing is computed anew."""

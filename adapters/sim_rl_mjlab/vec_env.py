@@ -24,7 +24,8 @@ import torch
 from tensordict import TensorDict
 
 from sim_rl_mjlab.state import SimulationState
-from sim_rl_plugin.env import Term, VecEnv
+from sim_rl_plugin.env import Command, Term, VecEnv
+from sim_rl_plugin.env.manager_commands import ManagerCommands
 from sim_rl_plugin.env.manager_terms import manager_action_terms, manager_observation_terms
 from sim_rl_plugin.errors import UserError
 
@@ -64,6 +65,7 @@ class MjlabVecEnv(VecEnv):
         self.cfg = inner.cfg
         self.step_dt: float = inner.step_dt
         self._clip_actions = clip_actions
+        self._commands = ManagerCommands(inner)
         self._closed = False
         self._resets_by_hand = not getattr(inner.cfg, "auto_reset", True)
         self._commands_for_curriculum = self._resets_by_hand and bool(inner.curriculum_manager.active_terms)
@@ -105,6 +107,19 @@ class MjlabVecEnv(VecEnv):
     def action_terms(self) -> Sequence[Term]:  # type: ignore[override]
         """mjlab's action terms, with the joints that they move."""
         return manager_action_terms(self._inner)
+
+    @property
+    def command_terms(self) -> Sequence[Command]:  # type: ignore[override]
+        """mjlab's commands, as far as they can be held."""
+        return self._commands.terms
+
+    def get_command(self, name: str) -> torch.Tensor:
+        """See ``VecEnv``."""
+        return self._commands.get(name)
+
+    def hold_command(self, name: str, values: torch.Tensor | None) -> None:
+        """See ``VecEnv``."""
+        self._commands.hold(name, values)
 
     def get_observations(self) -> TensorDict:
         """See ``VecEnv``."""
@@ -190,6 +205,15 @@ class MjlabVecEnv(VecEnv):
     def render(self) -> Any:
         """Return environment 0 (or what the task's viewer follows) as an RGB array, or None if not opened to render."""
         return self._env.render()
+
+    def show_env(self, index: int) -> bool:
+        """Let the task's viewer follow another environment, if mjlab's renderer can be told."""
+        renderer: Any = getattr(self._inner, "_offline_renderer", None)
+        if not hasattr(renderer, "_env_ids"):
+            return index == 0
+        self.cfg.viewer.env_idx = index
+        renderer._env_ids = None  # it asks for the index once, at its first picture
+        return True
 
     def state_dict(self) -> dict[str, Any]:
         """See ``VecEnv``."""

@@ -89,7 +89,7 @@ class Batch:
         self.step: Callable[..., tuple[Carry, Step]] = jax.jit(self._step)
         self.restart: Callable[[Carry, Any, jax.Array], Carry] = jax.jit(self._restart_some)
         self.observe: Callable[[Carry], dict[str, jax.Array]] = jax.jit(lambda carry: to_groups(carry.state.obs))
-        self.first_row: Callable[[Carry], Any] = jax.jit(self._first_row)
+        self.row: Callable[[Carry, Any], Any] = jax.jit(self._row)
 
     def _reset(self, seed: jax.Array) -> Carry:
         """Return the first states for a seed, uint32."""
@@ -142,9 +142,9 @@ class Batch:
         )
         return _strongly_typed(Carry(state, keys)), outcome
 
-    def _first_row(self, carry: Carry) -> Any:
-        """Return the state of environment 0."""
-        return jax.tree.map(lambda batched, leaf: leaf[0] if batched else leaf, self.is_batched, carry.state)
+    def _row(self, carry: Carry, index: jax.Array) -> Any:
+        """Return the state of one environment."""
+        return jax.tree.map(lambda batched, leaf: leaf[index] if batched else leaf, self.is_batched, carry.state)
 
     def _simulate(self, state: Any, actions: jax.Array) -> tuple[Any, jax.Array]:
         """Return the state after ``action_repeat`` steps, and the sum of their rewards ``(n,)``."""

@@ -10,9 +10,11 @@ import torch
 from tensordict import TensorDict
 
 from sim_rl_mjx.batch import Batch, Carry
+from sim_rl_mjx.commands import COMMAND, command_of, with_command
 from sim_rl_mjx.render import Film
 from sim_rl_mjx.transfer import Bridge, from_state_dict, to_state_dict
 from sim_rl_plugin.env import Term, VecEnv
+from sim_rl_plugin.env.commands import command_named, command_values
 from sim_rl_plugin.errors import UserError
 
 
@@ -69,6 +71,10 @@ class MjxVecEnv(VecEnv):
             self._batch = Batch(env, num_envs, max_episode_length, action_repeat, full_reset, clip_actions)
             self._carry, self._first = self._start(seed)
         self.episode_length_buf = torch.zeros(num_envs, dtype=torch.int32, device=self.device)
+        command = command_of(env, self._carry)
+        self.command_terms = () if command is None else (command,)
+        self._held_command: jax.Array | None = None
+        self._shown = 0
 
     def get_observations(self) -> TensorDict:
         """Return a copy of the current observations; the simulation stays as it is."""
@@ -90,7 +96,9 @@ class MjxVecEnv(VecEnv):
         # One tensor for one hand-over, and new memory: the caller may overwrite its actions at once, while
         # JAX has hardly begun. Ages are exact in float32 up to 16 million steps.
         packed = torch.cat((actions.detach().float(), self.episode_length_buf.float().unsqueeze(1)), dim=1)
-        self._carry, outcome = self._batch.step(self._carry, self._first, self._bridge.to_jax(packed))
+        # The task draws its commands at the end of a step and looks at them in the next.
+        carry = self._carry if self._held_command is None else with_command(self._carry, self._held_command)
+        self._carry, outcome = self._batch.step(carry, self._first, self._bridge.to_jax(packed))
         to_torch = self._bridge.to_torch
         # Zeros and ones, so the bytes are valid bools.
         dones = to_torch(outcome.dones).view(torch.bool)
@@ -113,9 +121,31 @@ class MjxVecEnv(VecEnv):
         self.episode_length_buf = torch.where(chosen, 0, self.episode_length_buf)
         return True
 
+    def get_command(self, name: str) -> torch.Tensor:
+        """See ``VecEnv``."""
+        command_named(self.command_terms, name)
+        values = self._carry.state.info[COMMAND] if self._held_command is None else self._held_command
+        return self._bridge.to_torch(values).to(torch.float32, copy=True)
+
+    def hold_command(self, name: str, values: torch.Tensor | None) -> None:
+        """See ``VecEnv``."""
+        command = command_named(self.command_terms, name)
+        if values is None:
+            self._held_command = None
+            return
+        rows = command_values(command, values).to(self.device).repeat(self.num_envs, 1)
+        held = jax.device_put(self._bridge.to_jax(rows), self._bridge.jax_device)
+        self._held_command = held.astype(self._carry.state.info[COMMAND].dtype)
+        self._carry = with_command(self._carry, self._held_command)
+
     def render(self) -> Any:
-        """Return environment 0 as an RGB array ``(height, width, 3)``, or None where it cannot be drawn."""
-        return self._film.frame(self._batch.first_row(self._carry))
+        """Return one environment as an RGB array ``(height, width, 3)``, or None where it cannot be drawn."""
+        return self._film.frame(self._batch.row(self._carry, self._shown))
+
+    def show_env(self, index: int) -> bool:
+        """See ``VecEnv``."""
+        self._shown = index
+        return True
 
     def state_dict(self) -> dict[str, Any]:
         """Return the simulation, its random keys and the episodes' ages.

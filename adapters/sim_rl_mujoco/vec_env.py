@@ -90,6 +90,7 @@ class MujocoVecEnv(VecEnv):
         self._action_range = driver.action_range if clip_actions else None
         self._camera = camera or Camera()
         self._film: Film | None = None
+        self._shown = 0
         self._warned_of: set[str] = set()
         self._episode_length = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         driver.attach(self.engine, self.device, seed)
@@ -164,13 +165,18 @@ class MujocoVecEnv(VecEnv):
             self._film = None
 
     def render(self) -> np.ndarray:
-        """Return environment 0 as an RGB array ``(height, width, 3)``, uint8.
+        """Return one environment as an RGB array ``(height, width, 3)``, uint8.
 
         OpenGL is used where it works off screen, and otherwise rays on the CPU.
         """
         if self._film is None:
             self._film = Film(self.engine.models[0], self._camera, self.driver.camera)
-        return self._film.frame(self.engine.models[0], self.engine.simulation(0))
+        return self._film.frame(self.engine.models[self._shown], self.engine.simulation(self._shown))
+
+    def show_env(self, index: int) -> bool:
+        """See ``VecEnv``."""
+        self._shown = index
+        return True
 
     def state_dict(self) -> dict[str, Any]:
         """See ``VecEnv``."""

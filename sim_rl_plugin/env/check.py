@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from tensordict import TensorDictBase
 
+from sim_rl_plugin.env._commands import check_commands
 from sim_rl_plugin.env._form import INTEGERS, FormCheck, Unsound
 from sim_rl_plugin.env._records import Record, RecordCheck
 from sim_rl_plugin.env._trees import cloned, not_plain, same, same_tree
@@ -113,6 +114,8 @@ class _Checker:
         if settable and not self.findings.found(*AREAS["get_observations"]):
             self._check_reset_envs()
         self._check_state(settable)
+        if settable:
+            check_commands(self.env, self.findings, self._step_for_commands)
 
     # Stepping, and everything that is decided at once.
 
@@ -305,6 +308,12 @@ class _Checker:
             self._step()
             self._step()
         return True
+
+    def _step_for_commands(self, is_last: bool) -> None:
+        if is_last:
+            counters = self.env.episode_length_buf
+            self.env.episode_length_buf = (self._limit() - 1).to(counters.dtype).clone()
+        self.env.step(self._actions())
 
     def _limit(self) -> torch.Tensor:
         return torch.as_tensor(self.env.max_episode_length, device=self.env.device).expand(self.env.num_envs)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
+from sim_rl_plugin.env.commands import Command, command_terms
 from sim_rl_plugin.env.terms import Term
 from sim_rl_plugin.env.vec_env import VecEnv
 
@@ -68,6 +69,21 @@ class ClipActions(VecEnv):
         """The inner environment's, if it tells."""
         return getattr(self.env, "action_terms", ())
 
+    @property
+    def command_terms(self) -> Sequence[Command]:  # type: ignore[override]
+        """The inner environment's, if it has any."""
+        return command_terms(self.env)
+
+    def get_command(self, name: str) -> torch.Tensor:
+        """Return a command of the inner environment."""
+        return self.env.get_command(name) if self.command_terms else super().get_command(name)
+
+    def hold_command(self, name: str, values: torch.Tensor | None) -> None:
+        """Hold a command of the inner environment."""
+        if not self.command_terms:
+            super().hold_command(name, values)
+        self.env.hold_command(name, values)
+
     def reset_envs(self, env_ids: torch.Tensor) -> bool:
         """Reset environments of the inner one, if it can."""
         return hasattr(self.env, "reset_envs") and self.env.reset_envs(env_ids)
@@ -88,6 +104,10 @@ class ClipActions(VecEnv):
     def render(self) -> Any:
         """Render the inner environment; None if it cannot."""
         return self.env.render() if hasattr(self.env, "render") else None
+
+    def show_env(self, index: int) -> bool:
+        """Let the inner environment draw another of its environments, if it can."""
+        return self.env.show_env(index) if hasattr(self.env, "show_env") else index == 0
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return the inner environment's state; None if it has none to give, as rsl_rl's environments."""

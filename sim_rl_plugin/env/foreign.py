@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 
+from sim_rl_plugin.env.commands import Command, command_terms
 from sim_rl_plugin.env.terms import Term
 from sim_rl_plugin.env.vec_env import VecEnv
 from sim_rl_plugin.errors import UserError
@@ -114,6 +115,21 @@ class ForeignVecEnv(VecEnv):
         """The inner environment's, if it tells."""
         return getattr(self.env, "action_terms", ())
 
+    @property
+    def command_terms(self) -> Sequence[Command]:  # type: ignore[override]
+        """The inner environment's, if it tells."""
+        return command_terms(self.env)
+
+    def get_command(self, name: str) -> torch.Tensor:
+        """Return a command of the inner environment, if it has any."""
+        return self.env.get_command(name) if self.command_terms else super().get_command(name)
+
+    def hold_command(self, name: str, values: torch.Tensor | None) -> None:
+        """Hold a command of the inner environment, if it has any."""
+        if not self.command_terms:
+            super().hold_command(name, values)
+        self.env.hold_command(name, values)
+
     def get_observations(self) -> TensorDict:
         """Return a copy of what ``step`` returned last, or at first of what the environment had."""
         return self._obs.clone()
@@ -148,6 +164,10 @@ class ForeignVecEnv(VecEnv):
         """Return the inner environment's picture; None if it draws none, or into a window of its own."""
         frame = self.env.render() if callable(getattr(self.env, "render", None)) else None
         return frame if isinstance(frame, np.ndarray) and frame.ndim == 3 else None
+
+    def show_env(self, index: int) -> bool:
+        """Let the inner environment draw another of its environments, if it can."""
+        return self.env.show_env(index) if hasattr(self.env, "show_env") else index == 0
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return the inner environment's state; None if it has none to give."""

@@ -9,6 +9,7 @@ AREAS: dict[str, tuple[str, ...]] = {
     "attributes": ("missing-attribute", "wrong-attribute"),
     "structure": ("wrong-type", "wrong-shape", "groups-changed"),
     "terms": ("wrong-terms",),
+    "commands": ("wrong-commands", "command-not-held"),
     "dtypes": ("wrong-dtype",),
     "devices": ("wrong-device",),
     "buffers": ("buffer-reused", "actions-modified"),

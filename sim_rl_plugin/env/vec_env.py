@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
+from sim_rl_plugin.env.commands import Command, command_named
 from sim_rl_plugin.env.terms import Term
 from sim_rl_plugin.errors import UserError
 
@@ -60,6 +61,9 @@ class VecEnv(ABC):
 
     action_terms: Sequence[Term] = ()
     """The named parts of the action vector, in order, where the simulator knows them."""
+
+    command_terms: Sequence[Command] = ()
+    """The commands that somebody may hold with ``hold_command``, such as a velocity to walk at."""
 
     @abstractmethod
     def get_observations(self) -> TensorDict:
@@ -118,12 +122,43 @@ class VecEnv(ABC):
         """
         return False
 
+    def get_command(self, name: str) -> torch.Tensor:
+        """Return what a command of ``command_terms`` is now, float32 ``(num_envs, size)``, a copy.
+
+        Raises:
+            UserError: There is no such command.
+        """
+        raise _without_commands(self, name)
+
+    def hold_command(self, name: str, values: torch.Tensor | None) -> None:
+        """Hold a command of every environment at given values, or leave it to the task again.
+
+        It stays there through whatever the task does to its commands: drawing new ones, computing them from the
+        robot's state, episodes that end. The observations after the next step show it.
+
+        Args:
+            name: One of ``command_terms``.
+            values: ``(size,)``, also outside of the command's range; None gives the command back to the task, which
+                keeps its values until it draws new ones.
+
+        Raises:
+            UserError: There is no such command, or ``values`` are not ``size`` finite numbers.
+        """
+        raise _without_commands(self, name)
+
     def close(self) -> None:
         """Release the simulator. Safe to call twice."""
 
     def render(self) -> Any:
-        """Return environment 0 as an RGB array ``(height, width, 3)``, uint8, or None without a renderer."""
+        """Return one environment as an RGB array ``(height, width, 3)``, uint8, or None without a renderer.
+
+        It is environment 0 until ``show_env`` says another.
+        """
         return None
+
+    def show_env(self, index: int) -> bool:
+        """Let ``render`` draw environment ``index`` from now on; return whether that is possible."""
+        return index == 0
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return everything that the next steps depend on, random states included, or None.
@@ -142,3 +177,11 @@ class VecEnv(ABC):
             ValueError: The state belongs to another task or number of environments.
         """
         raise UserError(f"{type(self).__name__} cannot restore a simulation state")
+
+
+def _without_commands(env: VecEnv, name: str) -> UserError:
+    try:
+        command_named(env.command_terms, name)
+    except UserError as error:
+        return error
+    return UserError(f"{type(env).__name__} names the command {name!r} and cannot hold it")

@@ -1,6 +1,7 @@
 """eval, play, check-env and plot, on a run that is there."""
 
 import json
+import sys
 from pathlib import Path
 
 import fake_lab
@@ -76,6 +77,46 @@ def test_play_writes_gif(run, sim_rl):
 def test_play_falls_back_to_gif_without_ffmpeg(run, sim_rl, monkeypatch):
     monkeypatch.setattr("sim_rl_plugin.video._has_ffmpeg", lambda: False)
     assert sim_rl("play", run, "--steps", 3, "--video", "p.mp4").output == "video: p.gif\n"
+
+
+def test_play_on_the_web_names_what_is_missing_before_anything_is_loaded(sim_rl, monkeypatch):
+    monkeypatch.setitem(sys.modules, "viser", None)
+    result = sim_rl("play", "nowhere", "--web")
+    assert result.exit_code == 2
+    assert result.stderr == 'error: the web viewer needs viser: pip install "sim-rl-plugin[web]"\n'
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--port", 8080], "--port is for the web viewer: say --web, too"),
+        (["--host", "0.0.0.0"], "--host is for the web viewer"),
+        (["--num-envs", 2], "--num-envs is for the web viewer"),
+        (["--web", "--video", "p.mp4"], "--web shows the policy live: leave --video out"),
+    ],
+)
+def test_options_of_the_web_viewer_and_others_do_not_mix(sim_rl, options, message):
+    result = sim_rl("play", "nowhere", *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_play_on_the_web_for_some_steps(run, sim_rl):
+    pytest.importorskip("viser")
+    result = sim_rl("play", run, "--web", "--port", 0, "--steps", 4, "--seed", 3)
+    assert result.exit_code == 0, result.output
+    assert "viewer: http://localhost:" in result.output
+    (env,) = fake_lab.opened
+    assert (env.num_envs, env.episode_length_buf.tolist()) == (1, [4])
+
+
+def test_play_on_the_web_refuses_environments_that_cannot_be_shown(run, sim_rl):
+    pytest.importorskip("viser")
+    result = sim_rl("play", run, "--web", "--port", 0, "--steps", 4, "--num-envs", 2)
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "error: PointEnv draws its environment 0 only: leave --num-envs out\n",
+    )
 
 
 def test_plot_draws_runs(run, sim_rl):

@@ -50,6 +50,7 @@ EXTRAS = {
     "mjx": Expected("mjx", "CartpoleBalance"),
     "mjlab": Expected("mjlab", "Mjlab-Cartpole-Balance"),
     "isaaclab": Expected("isaaclab", "Isaac-Cartpole-Direct-v0", refusal="Isaac Sim", pinned=False),
+    "web": Expected(modules=("viser",)),
     "video": Expected(modules=("imageio", "imageio_ffmpeg")),
     "export": Expected(modules=("onnx", "onnxscript", "onnxruntime")),
     "docs": Expected(modules=("mkdocs", "material")),
@@ -115,7 +116,7 @@ def _torch_only(folder: Path) -> Path:
 
 def _versions(env: Environment) -> str:
     interesting = {"torch", "numpy", "mujoco", "mujoco-mjx", "warp-lang", "jax", "playground", "mjlab", "isaaclab"}
-    interesting |= {"gymnasium", "rsl-rl-lib", "wandb", "neptune", "onnx"}
+    interesting |= {"gymnasium", "rsl-rl-lib", "wandb", "neptune", "onnx", "viser"}
     found = {item["name"].lower(): item["version"] for item in json.loads(env.run("pip", "list", "--format", "json"))}
     return ", ".join(f"{name} {found[name]}" for name in sorted(interesting & found.keys()))
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+from isaaclab.envs.mdp import UniformVelocityCommandCfg
 from isaaclab.utils import configclass
 from isaaclab_tasks.core.cartpole.agents.rsl_rl_ppo_cfg import CartpoleDirectPPORunnerCfg
 from isaaclab_tasks.core.cartpole.cartpole_direct_env_cfg import CartpoleEnvCfg
@@ -40,6 +41,24 @@ class Manager(CartpoleManagerEnvCfg):
 
 
 @configclass
+class Commands:
+    """A velocity that a cart cannot follow; drawn anew in every third step."""
+
+    twist = UniformVelocityCommandCfg(
+        asset_name="robot",
+        resampling_time_range=(0.05, 0.05),
+        ranges=UniformVelocityCommandCfg.Ranges(lin_vel_x=(-1.0, 2.0), lin_vel_y=(0.0, 1.0), ang_vel_z=(-3.0, 3.0)),
+    )
+
+
+@configclass
+class Commanded(Manager):
+    """The ``ManagerBasedRLEnv`` with a command manager."""
+
+    commands: Commands = Commands()
+
+
+@configclass
 class Agent(CartpoleDirectPPORunnerCfg):
     """Isaac Lab's own settings, for fewer iterations."""
 
@@ -49,6 +68,7 @@ class Agent(CartpoleDirectPPORunnerCfg):
 for _name, _env, _cfg in (
     ("Direct", "isaaclab_tasks.core.cartpole.cartpole_direct_env:CartpoleEnv", Direct),
     ("Manager", "isaaclab.envs:ManagerBasedRLEnv", Manager),
+    ("Commanded", "isaaclab.envs:ManagerBasedRLEnv", Commanded),
 ):
     gymnasium.register(
         id=f"Newton-Cartpole-{_name}",

@@ -54,6 +54,26 @@ class TestManager(_Contract):
     kind = "Manager"
 
 
+class TestCommanded(_Contract):
+    kind = "Commanded"
+
+
+def test_a_command_is_held_through_draws_and_ends() -> None:
+    with _opened("Commanded") as env:
+        (command,) = env.command_terms
+        assert (command.name, command.elements) == ("twist", ("lin_vel_x", "lin_vel_y", "ang_vel_z"))
+        assert command.ranges == ((-1.0, 2.0), (0.0, 1.0), (-3.0, 3.0))
+        env.hold_command("twist", torch.tensor([0.5, 0.25, -1.0]))
+        # 40 steps: ten draws, and the end of every episode, which has 30.
+        for _ in range(40):
+            env.step(torch.zeros(6, 1))
+        assert env.get_command("twist").tolist() == [[0.5, 0.25, -1.0]] * 6
+        env.hold_command("twist", None)
+        for _ in range(5):
+            env.step(torch.zeros(6, 1))
+        assert len(set(env.get_command("twist")[:, 0].tolist())) > 1
+
+
 def test_terms_and_joints_are_told_where_there_are_managers() -> None:
     with _opened("Direct") as env:
         assert (env.observation_terms, env.action_terms) == ({}, ())

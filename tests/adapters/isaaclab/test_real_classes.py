@@ -17,6 +17,7 @@ import torch
 from tensordict import TensorDict
 
 from sim_rl_plugin.config import RunConfig, on_task_settings
+from sim_rl_plugin.env import Command, manager_commands
 from sim_rl_plugin.errors import UserError
 from sim_rl_plugin.testing import PointEnv
 
@@ -299,3 +300,60 @@ def test_their_exporters_write_the_policy(recurrent: str | None, tmp_path: Any) 
     pytest.importorskip("onnx")
     exporters.export_policy_as_onnx(networks, normalizer=normalizer, path=str(tmp_path), filename="policy.onnx")
     assert (tmp_path / "policy.onnx").stat().st_size > 0
+
+
+def test_velocities_of_a_real_command_manager_are_held() -> None:
+    importlib.import_module("isaaclab.envs")  # first: its modules import each other in circles
+    manager_class = importlib.import_module("isaaclab.managers").CommandManager
+    mdp = importlib.import_module("isaaclab.envs.mdp")
+    ranges = {"lin_vel_x": (-1.0, 1.0), "lin_vel_y": (-0.5, 0.5), "ang_vel_z": (-2.0, 2.0), "heading": (-3.0, 3.0)}
+    cfg = mdp.UniformVelocityCommandCfg(
+        asset_name="robot",
+        resampling_time_range=(0.04, 0.04),  # two steps
+        heading_command=True,
+        rel_standing_envs=0.5,
+        ranges=mdp.UniformVelocityCommandCfg.Ranges(**ranges),
+    )
+    # 3 wraps its buffers: there the same tensors are read through `.torch`.
+    state = {name: _Buffer(4, 3) for name in ("root_lin_vel_b", "root_ang_vel_b", "root_pos_w")}
+    robot = SimpleNamespace(data=SimpleNamespace(**state, heading_w=_Buffer(4)))
+    base = SimpleNamespace(
+        num_envs=4, device="cpu", step_dt=0.02, scene={"robot": robot}, sim=_Playing(), extras={"log": {}}
+    )
+    base.command_manager = manager_class(SimpleNamespace(twist=cfg), base)
+    commands = manager_commands.ManagerCommands(base)
+    assert commands.terms == (Command("twist", tuple(ranges)[:3], tuple(ranges.values())[:3]),)
+
+    held = torch.tensor([0.5, 0.1, -1.0])
+    commands.hold("twist", held)
+    for step in range(6):
+        base.command_manager.compute(dt=0.02)
+        if step == 3:
+            base.command_manager.reset(torch.tensor([0, 2]))
+        assert torch.equal(base.command_manager.get_command("twist"), held.expand(4, 3))
+        assert torch.equal(commands.get("twist"), held.expand(4, 3))
+    commands.hold("twist", None)
+    for _ in range(3):
+        base.command_manager.compute(dt=0.02)
+    assert not torch.equal(base.command_manager.get_command("twist"), held.expand(4, 3))
+
+
+class _Buffer(torch.Tensor):
+    """A tensor that is its own ``.torch``."""
+
+    @staticmethod
+    def __new__(cls, *shape: int) -> _Buffer:
+        return torch.zeros(*shape).as_subclass(cls)
+
+    @property
+    def torch(self) -> torch.Tensor:
+        return self
+
+
+class _Playing:
+    """A simulation that runs, and draws no markers."""
+
+    vis_marker_registry = SimpleNamespace(clear_debug_vis_callback=lambda term: None)
+
+    def is_playing(self) -> bool:
+        return True

@@ -24,6 +24,7 @@ from sim_rl_mjx.tasks import load_environment, task_names
 from sim_rl_plugin.config import dump_config, load_config
 from sim_rl_plugin.config.loading import with_overrides
 from sim_rl_plugin.config.yaml_text import parse_value
+from sim_rl_plugin.env import Command
 from sim_rl_plugin.errors import UserError
 
 # Physics and resets beside Playground's own wrapper
@@ -262,3 +263,29 @@ def test_warps_list_of_contacts_belongs_to_no_environment() -> None:
         assert rows._impl.contact__dist is False
         assert rows.qpos is True
         assert jnp.asarray(physics.qpos).shape[0] == 8
+
+
+@pytest.mark.usefixtures("go1")
+def test_the_joysticks_command_is_held_and_seen_by_the_policy() -> None:
+    with open_task("Go1JoystickFlatTerrain", num_envs=3, max_episode_steps=6) as env:
+        (command,) = env.command_terms
+        assert command == Command(
+            "command", ("lin_vel_x", "lin_vel_y", "ang_vel_yaw"), ((-1.5, 1.5), (-0.8, 0.8), (-1.2, 1.2))
+        )
+        drawn = env.get_command("command")
+        held = torch.tensor([0.5, -0.25, 1.0])
+        env.hold_command("command", held)
+        for _ in range(8):
+            obs = env.step(torch.zeros(3, env.num_actions))[0]
+            # It stands at the end of the 48 numbers.
+            if env.episode_length_buf.all():
+                torch.testing.assert_close(obs["state"][:, -3:], held.expand(3, 3))
+            assert torch.equal(env.get_command("command"), held.expand(3, 3))
+        assert not torch.equal(drawn, held.expand(3, 3))
+        env.hold_command("command", None)
+        assert torch.equal(env.step(torch.zeros(3, env.num_actions))[0]["state"][:, -3:], held.expand(3, 3))
+
+
+def test_a_task_without_a_command_has_none() -> None:
+    with open_task("CartpoleSwingup", num_envs=2, impl="jax") as env:
+        assert env.command_terms == ()
