@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 from dataclasses import dataclass
@@ -15,7 +14,10 @@ from sim_rl_mujoco.raycast import RaycastRenderer
 from sim_rl_plugin.errors import unknown_name
 
 _OPENGL_BACKENDS = ("egl", "osmesa")
+_MUJOCO_BACKENDS = ("egl", "osmesa", "glfw")
 _NO_OPENGL = frozenset({"disable", "disabled", "off", "false", "0", "raycast"})
+_cannot_draw = False
+"""Whether MuJoCo has failed in this process to draw in a context."""
 
 
 @dataclass(frozen=True)
@@ -105,24 +107,31 @@ def _open_opengl(model: mujoco.MjModel, width: int, height: int) -> Any:
     """Return an off-screen renderer, or None where OpenGL cannot be used.
 
     A value of ``MUJOCO_GL`` decides; without one, EGL and then OSMesa are tried. A missing library
-    shows as almost any exception, from OSError to AttributeError, deep inside the bindings.
+    shows as almost any exception, from OSError to AttributeError, deep inside the bindings. Where a context could be
+    made but MuJoCo cannot draw in it, nothing else is tried, now or later: MuJoCo would abort the process.
     """
+    global _cannot_draw
     chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
-    if chosen in _NO_OPENGL:
+    if chosen in _NO_OPENGL or _cannot_draw:
         return None
     model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
     model.vis.global_.offheight = max(model.vis.global_.offheight, height)
-    for backend in (None,) if chosen else _OPENGL_BACKENDS:
-        with contextlib.suppress(Exception):
+    for backend in (chosen,) if chosen else _OPENGL_BACKENDS:
+        try:
             return _renderer(model, width, height, backend)
+        except mujoco.FatalError:
+            _cannot_draw = True
+            return None
+        except Exception:
+            continue
     return None
 
 
-def _renderer(model: mujoco.MjModel, width: int, height: int, backend: str | None) -> Any:
-    """Return MuJoCo's renderer on the given backend; None is the one that MuJoCo chose when imported."""
+def _renderer(model: mujoco.MjModel, width: int, height: int, backend: str) -> Any:
+    """Return MuJoCo's renderer on the given backend; an unknown one is that which MuJoCo chose when imported."""
     module = importlib.import_module(mujoco.Renderer.__module__)
     context = getattr(module, "gl_context", None)
-    if backend is not None and context is not None:
+    if backend in _MUJOCO_BACKENDS and context is not None:
         context.GLContext = importlib.import_module(f"mujoco.{backend}").GLContext
     renderer = mujoco.Renderer(model, height, width)
     renderer.update_scene(mujoco.MjData(model))

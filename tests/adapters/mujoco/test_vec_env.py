@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -220,6 +221,22 @@ def test_numbers_out_of_range_are_refused(options: dict) -> None:
         open_task("Ant", **{"num_envs": 1} | options),
     ):
         pass
+
+
+def test_after_a_failure_of_opengl_pictures_are_drawn_without_it():
+    """MuJoCo aborts the process in which it is asked for OpenGL again after GLFW has failed for want of a screen."""
+    code = (
+        "import os\n"
+        "from sim_rl_mujoco.open import open_task\n"
+        "for backend in ('glfw', 'egl', ''):\n"
+        "    os.environ['MUJOCO_GL'] = backend\n"
+        "    with open_task('HalfCheetah', num_envs=1, render=True) as env:\n"
+        "        print(env.render().shape)\n"
+    )
+    environ = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    result = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("3)") == 3
 
 
 @pytest.mark.parametrize("backend", ["raycast", ""])
