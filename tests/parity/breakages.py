@@ -105,8 +105,11 @@ def _statistics_stand_still(ours: Any, patch: pytest.MonkeyPatch) -> None:
 
 
 def _advantages_as_they_are(ours: Any, patch: pytest.MonkeyPatch) -> None:
+    def unchanged(advantages: torch.Tensor, over_all_ranks: bool = False) -> torch.Tensor:
+        return advantages
+
     for module in ("ppo", "mini_batches"):
-        patch.setattr(f"sim_rl_plugin.algorithms.{module}.normalize", lambda advantages: advantages)
+        patch.setattr(f"sim_rl_plugin.algorithms.{module}.normalize", unchanged)
 
 
 def _group(key: str, value: Any) -> Break:
