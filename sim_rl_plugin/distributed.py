@@ -22,12 +22,6 @@ def is_running() -> bool:
 # Means
 
 
-def all_reduce_mean(tensor: torch.Tensor) -> None:
-    """Replace ``tensor`` by its mean over all ranks."""
-    _all_reduce(tensor, "mean over all ranks")
-    tensor /= torch.distributed.get_world_size()
-
-
 def weight_of(num_samples: int, device: torch.device | str) -> torch.Tensor:
     """Return the weight of this rank's means, a scalar: 1 where all ranks have as many samples.
 
@@ -118,11 +112,6 @@ def merged_moments(
 
 
 # Agreement
-
-
-def any_rank(flag: bool, device: str) -> bool:
-    """Return whether ``flag`` is true on any rank; all ranks must ask together."""
-    return any_rank_each([flag], device)[0]
 
 
 def any_rank_each(flags: list[bool], device: str) -> list[bool]:
