@@ -138,9 +138,8 @@ def export_policy_of(
     can_run = to != "onnx" or _is_installed("onnxruntime")
     if not can_run:
         warnings.warn(f"{path} was not checked: running it needs onnxruntime ({INSTALL})", stacklevel=3)
-    with (
-        kept_random_state()
-    ):  # of a recurrent network, the exportable form is initialised at random before it is filled
+    # Of a recurrent network, the exportable form is initialised at random before it is filled.
+    with kept_random_state():
         policy = copied_to_cpu(runner.alg.get_policy())
         about = describe(policy, runner.env, runner.layout, runner.cfg)
         about["iteration"] = runner.current_learning_iteration

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
-
-from optuna.trial import Trial
+from typing import TYPE_CHECKING
 
 from sim_rl_plugin.config.yaml_text import dump, read_mapping
 from sim_rl_plugin.errors import UserError, nearest
@@ -22,6 +21,9 @@ from sim_rl_plugin.sweeps.study import Study, TrialRecord, check_engine, read_jo
 from sim_rl_plugin.sweeps.trial import Order
 from sim_rl_plugin.sweeps.worker import Worker, shares_of_cores
 from sim_rl_plugin.whole_file import remove_unfinished, write_text_whole
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
 
 RECORD_FILE = "sweep.yaml"
 """In a sweep's folder: the sweep as it was last run."""
