@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
-from sim_rl_plugin.env import VecEnv
 from sim_rl_plugin.env.terms import Term, action_terms, fault_in_terms, observation_terms
+from sim_rl_plugin.env.wrapper import EnvWrapper
 from sim_rl_plugin.errors import UserError, unknown_name
 from sim_rl_plugin.sim_to_sim.layout_map import Factor, LayoutMap, TermMap
 
@@ -31,7 +31,7 @@ class _Columns:
         return values[:, self.index.to(device)] * self.scale.to(device) + self.offset.to(device)
 
 
-class MappedEnv(VecEnv):
+class MappedEnv(EnvWrapper):
     """Another simulator's environment in the layout of a policy; whatever is not about layout is the inner one's."""
 
     def __init__(
@@ -49,7 +49,7 @@ class MappedEnv(VecEnv):
         Raises:
             UserError: Something has no counterpart, or another size; with its key path in the map.
         """
-        self.env = env
+        super().__init__(env)
         self.num_actions = int(layout["num_actions"])
         shown = env.get_observations()
         self._layout = layout
@@ -68,20 +68,6 @@ class MappedEnv(VecEnv):
             terms = layout_map.environment_observations.get(source) or observation_terms(env).get(source, ())
             self._groups[name] = (source, _observation_columns(name, description, shown[source], terms, layout_map))
         self._actions = _action_columns(layout, env, layout_map)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "env":
-            raise AttributeError(name)
-        return getattr(self.env, name)
-
-    @property
-    def episode_length_buf(self) -> torch.Tensor:
-        """Control steps since each environment's last reset, ``(n,)``."""
-        return self.env.episode_length_buf
-
-    @episode_length_buf.setter
-    def episode_length_buf(self, value: torch.Tensor) -> None:
-        self.env.episode_length_buf = value
 
     @property
     def observation_terms(self) -> Mapping[str, Sequence[Term]]:  # type: ignore[override]
@@ -106,15 +92,6 @@ class MappedEnv(VecEnv):
         if extras.get("final_obs") is not None:
             extras = {**extras, "final_obs": self._shown(extras["final_obs"])}
         return self._shown(obs), rewards, dones, extras
-
-    def close(self) -> None:
-        """Close the inner environment, if it can be closed."""
-        if hasattr(self.env, "close"):
-            self.env.close()
-
-    def render(self) -> Any:
-        """Render the inner environment; None if it cannot."""
-        return self.env.render() if hasattr(self.env, "render") else None
 
     def _shown(self, obs: TensorDict) -> TensorDict:
         groups = {

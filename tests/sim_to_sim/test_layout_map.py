@@ -8,8 +8,10 @@ from tensordict import TensorDict
 
 from sim_rl_plugin.env import Term, VecEnv
 from sim_rl_plugin.errors import UserError
+from sim_rl_plugin.layout import describe_layout
 from sim_rl_plugin.sim_to_sim.layout_map import LayoutMap, read_layout_map
 from sim_rl_plugin.sim_to_sim.mapped_env import MappedEnv
+from sim_rl_plugin.testing import SteeredPointEnv
 
 LAYOUT = {
     "observations": {
@@ -156,3 +158,19 @@ def test_layouts_without_terms_meet_by_their_sizes(tmp_path):
         MappedEnv(Other(), {**plain, "observations": {"state": {"shape": [6]}}}, LayoutMap(), ["state"])
     with pytest.raises(UserError, match="the environment takes 2 actions, the policy gives 3"):
         MappedEnv(Other(), {**plain, "num_actions": 3}, LayoutMap(), ["state"])
+
+
+def test_what_is_not_about_layout_is_the_inner_environments():
+    """Also what ``VecEnv`` has a default for, which Python would find first."""
+    inner = SteeredPointEnv(num_envs=3)
+    inner.restores_exactly, inner.one_per_process = False, True
+    env = MappedEnv(inner, describe_layout(inner), LayoutMap(), ["policy"])
+    assert (env.restores_exactly, env.one_per_process) == (False, True)
+    assert env.state_is_cheap == inner.state_is_cheap
+    assert [command.name for command in env.command_terms] == [command.name for command in inner.command_terms]
+    assert env.reset_envs(torch.tensor([1]))
+    state = env.state_dict()
+    assert state is not None
+    env.step(torch.zeros(3, env.num_actions))
+    env.load_state_dict(state)
+    assert torch.equal(env.get_observations()["policy"], inner.get_observations()["policy"])
